@@ -1,0 +1,1 @@
+"""Answers kept as backend bytes, and what makes them unreachable."""
