@@ -1,0 +1,62 @@
+"""What a session asks of whoever does its I/O, besides moving bytes. Only sessions with a cache ask for anything.
+
+`Ask` and `BeginWrite` stop the frontend's direction, `EndWrite` the backend's, until the session is told the result; `Fill`
+stops nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from pgloupe.session.pipeline import Capture
+from pgloupe.wire.frontend import Formats
+from pgloupe_rules.types import Cacheable
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Is there an answer for this read? Tell by `Session.answered`."""
+
+    rule: Cacheable
+    context: bytes
+    """What in the session may change the answer."""
+    sql: bytes
+    """Without comments."""
+    oids: tuple[int, ...]
+    parameters: bytes
+    """Formats and values of the Bind as sent, without its names; b"" for a simple Query."""
+    results: Formats
+    described: bool
+    """The answer begins with a RowDescription."""
+
+
+@dataclass(frozen=True, slots=True)
+class BeginWrite:
+    """Before what follows reaches the server, these tables (None: all) must not be answered from the cache any more. Tell by
+    `Session.marked`. `mark` is what an earlier BeginWrite of the same transaction was told, None for the first."""
+
+    tables: frozenset[str] | None
+    mark: object | None
+
+
+@dataclass(frozen=True, slots=True)
+class EndWrite:
+    """The transaction that wrote is over. Tell by `Session.unmarked`, before which the client does not see the answer."""
+
+    mark: object
+    again: bool = False
+    """More of the session's writes are on their way to `tables`: what was written until now becomes visible, and the mark
+    stays, renewed."""
+    tables: frozenset[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fill:
+    """A complete answer for an earlier Ask that had none."""
+
+    capture: Capture
+    server_s: float
+
+
+Action: TypeAlias = Ask | BeginWrite | EndWrite | Fill

@@ -1,0 +1,460 @@
+"""A session with a cache: reads that may be answered here, writes that must be announced first.
+
+The frontend's frames are looked at before they go on. The backend's are looked at first only while something has to be
+swallowed or held (the reply to a request of ours; the ReadyForQuery that tells the client that its write is done), and go
+out first otherwise.
+
+Reads. Only while nothing is outstanding, outside of a transaction block, in a session whose context is known, a whole cycle
+(see `cycle`) that a rule allows is asked for (`Ask`) and either answered or sent on with a capture of its reply.
+
+Writes. Before a statement that may write reaches the server its tables are marked (`BeginWrite`); the mark is taken off,
+and what depended on the tables made unreachable, before the client sees the ReadyForQuery with which its transaction is over
+(`EndWrite`). A session that ends with a mark ends it too: nobody knows what became of its writes.
+
+Debts. A client whose unnamed Parse was answered here believes that the server has that statement; one whose simple Query was
+answered here, that the unnamed statement is gone. The debt is paid (a Parse or a Close put in, its reply swallowed) right
+before the first message that could tell the difference, and is forgotten when the name is made anew.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Final, Protocol
+
+from pgloupe.errors import ProtocolViolation
+from pgloupe.session.actions import Ask, BeginWrite, EndWrite, Fill
+from pgloupe.session.context import Context
+from pgloupe.session.cycle import NONE, PARTIAL, Cycle, QueuedFrame, find_cycle
+from pgloupe.session.pipeline import Capture, Kind, Reply, Request
+from pgloupe.session.session import Session
+from pgloupe.session.statements import UNKNOWN
+from pgloupe.session.states import Phase
+from pgloupe.wire.backend import BIND_COMPLETE, PARSE_COMPLETE, READY_IDLE, parse_command_complete
+from pgloupe.wire.codes import BackendCode, FrontendCode, TransactionStatus
+from pgloupe.wire.frames import BROKEN, WHOLE, Frame, FrameReader
+from pgloupe.wire.frontend import (
+    build_close,
+    bytes_of,
+    parse_bind_names,
+    parse_bind_values,
+    parse_execute,
+    parse_named,
+    parse_parse,
+    parse_query,
+)
+from pgloupe_rules.types import Cacheable, Decision, Recognised, Recogniser, SessionInfo, Statement
+
+Tables = frozenset[str]
+
+_NO_TABLES: Final[Tables] = frozenset()
+
+NO_DEBT: Final = 0
+OWES_PARSE: Final = 1
+OWES_CLOSE: Final = 2
+
+
+class Policy(Protocol):
+    """What the gate asks the rules."""
+
+    def decide(self, statement: Statement, /) -> Decision: ...
+
+    def writes(self, recognised: Recognised, /) -> Tables | None:
+        """The tables that a statement may change, empty for none, None for "may be anything"."""
+        ...
+
+
+class GatedSession(Session):
+    """See the head of the module."""
+
+    def __init__(self, info: SessionInfo, recognise: Recogniser, context: Context, policy: Policy) -> None:
+        super().__init__(info, recognise, context)
+        self._context = context
+        self._policy = policy
+        self._recognise = recognise
+        self._frontend_queue: deque[QueuedFrame] = deque()
+        self._backend_queue: deque[tuple[Frame, float]] = deque()
+        self._sent_ahead = 0  # bytes of the backend's unfinished frame that the client has already
+        self._cycle: Cycle | None = None  # the one that was asked for
+        self._statement: Statement | None = None
+        self._capture: Capture | None = None
+        self._pending_capture: Capture | None = None
+        self._passing = 0  # frames of a cycle that was asked for and has no answer
+        self.holding = False
+        """A cycle is not whole yet. The caller sees to it that `release` is called soon."""
+        self._mark: object | None = None
+        self._mark_tables: Tables | None = _NO_TABLES
+        self._released = False  # the ReadyForQuery in the queue waits for no EndWrite any more
+        self._debt: int = NO_DEBT
+        self._owed_parse = b""
+
+    # --- frontend ---
+
+    def receive_frontend(self, data: bytes, now_s: float) -> None:
+        if self.phase >= Phase.OPAQUE:
+            self._to_backend.append(data)
+            return
+        for code, raw, count in self._frontend_reader.feed(data):
+            self._frontend_queue.append((code, raw, count, now_s))
+        self._pump_frontend(now_s)
+
+    def release(self, now_s: float) -> None:
+        """The rest of a cycle did not come in time: what there is goes on."""
+        if self.holding:
+            self.holding = False
+            self._passing = len(self._frontend_queue)
+            self._pump_frontend(now_s)
+
+    def _pump_frontend(self, now_s: float) -> None:
+        queue = self._frontend_queue
+        try:
+            while queue and not self.frontend_blocked:
+                if not self._passing and self._may_answer():
+                    cycle = find_cycle(queue, self.observer.statements, self._recognise)
+                    if cycle.length != NONE and self._consider(cycle):
+                        return
+                if not self._pass(now_s):
+                    return
+        except ProtocolViolation as error:
+            self.lose_track(str(error))
+
+    def _may_answer(self) -> bool:
+        observer = self.observer
+        return (
+            self.phase == Phase.READY
+            and not len(observer.pipeline)
+            and observer.status == TransactionStatus.IDLE
+            and not observer.pipeline.skipping
+            and self._mark is None
+            and not self._backend_queue
+            and self._context.key() is not None
+        )
+
+    def _consider(self, cycle: Cycle) -> bool:
+        """Ask for the cycle, or hold its beginning. False: it goes to the server."""
+        recognised = cycle.recognised
+        context = self._context.key()
+        if recognised is None or context is None:
+            return False
+        statement = Statement(self.info, 0, recognised, cycle.query, simple=cycle.simple)
+        decision = self._policy.decide(statement)
+        if not isinstance(decision, Cacheable):
+            return False
+        if cycle.length == PARTIAL:
+            self.holding = True
+            return True
+        self.holding = False
+        self._cycle = cycle
+        self.frontend_blocked = True
+        self.actions.append(self._question(cycle, decision, context, recognised))
+        return True
+
+    def _question(self, cycle: Cycle, rule: Cacheable, context: bytes, recognised: Recognised) -> Ask:
+        parameters = b""
+        results: tuple[int, ...] = ()
+        oids: tuple[int, ...] = ()
+        if cycle.bind and cycle.prepared is not None:
+            offset = parse_bind_names(cycle.bind)[2]
+            parameters = cycle.bind[offset:]
+            results = parse_bind_values(cycle.bind, offset)[2]
+            parameters = parameters[: len(parameters) - 2 - 2 * len(results)]
+            if not any(results):
+                results = ()  # all text, in each of its spellings
+            oids = cycle.prepared.oids
+        return Ask(rule, context, bytes_of(recognised.bare), oids, parameters, results, cycle.described)
+
+    def answered(
+        self, answer: tuple[bytes, bytes] | None, ticket: object | None, limit_bytes: int, now_s: float
+    ) -> None:
+        """The result of an `Ask`: RowDescription (or b"") and the rows with their CommandComplete; or None, and the
+        ticket under which the server's answer may be stored (None: not at all)."""
+        cycle = self._cycle
+        self._cycle = None
+        self.frontend_blocked = False
+        if cycle is None or self.phase != Phase.READY:
+            return
+        if answer is not None:
+            self._reply(cycle, answer, now_s)
+        else:
+            self._passing = cycle.length
+            self._pending_capture = Capture(ticket, limit_bytes) if ticket is not None else None
+        self._pump_frontend(now_s)
+
+    def _reply(self, cycle: Cycle, answer: tuple[bytes, bytes], now_s: float) -> None:
+        row_description, body = answer
+        queue = self._frontend_queue
+        received_s = queue[cycle.length - 1][3]
+        observer = self.observer
+        if cycle.simple:
+            request = observer.simple(cycle.query, received_s)
+            self._debt = OWES_CLOSE
+            reply = row_description + body + READY_IDLE
+        else:
+            if cycle.parse:
+                observer.parse(cycle.parse)
+                self._debt = OWES_PARSE
+                self._owed_parse = cycle.parse
+            portal = observer.bind(cycle.bind)
+            request = Request(Kind.EXECUTE)
+            request.portal = portal
+            request.statements = (observer.execute(portal, received_s),)
+            reply = (PARSE_COMPLETE if cycle.parse else b"") + BIND_COMPLETE + row_description + body + READY_IDLE
+        request.columns = row_description or (cycle.prepared.columns if cycle.prepared is not None else b"")
+        for _ in range(cycle.length):
+            queue.popleft()
+        self._to_frontend.append(reply)
+        rows, tag = _split(body)
+        observer.answered(request, rows, tag, received_s, now_s)
+
+    def _pass(self, now_s: float) -> bool:
+        """Send the first frame of the queue on. False if it must wait for a mark."""
+        queue = self._frontend_queue
+        code, raw, count, received_s = queue[0]
+        if count == BROKEN:
+            raise ProtocolViolation("a message declares a length that no message can have")
+        if code in _MAY_WRITE and not self._announce(code, raw, count):
+            return False
+        queue.popleft()
+        if self._passing:
+            self._passing -= 1
+        if self._debt:
+            self._pay(code, raw, count)
+        self._to_backend.append(raw)
+        request = self.observer.frontend(code, raw, count, received_s, now_s)
+        if code == FrontendCode.FUNCTION_CALL:
+            self._context.distrust("a function call by the fast path")
+        if request is not None and request.statements:
+            for statement in request.statements:
+                if self._writes(statement.recognised) is None:
+                    self.observer.unknown_effect.add(statement.sequence)
+            if self._pending_capture is not None and request.kind in (Kind.EXECUTE, Kind.QUERY):
+                request.capture = self._capture = self._pending_capture
+                self._pending_capture = None
+        return True
+
+    def _writes(self, recognised: Recognised) -> Tables | None:
+        return None if recognised is UNKNOWN else self._policy.writes(recognised)
+
+    def _frame_writes(self, code: int, raw: bytes, count: int) -> Tables | None:
+        """The tables that a Query, Execute or FunctionCall may change. A Parse or Bind does nothing yet; one that is too
+        large to look at makes something UNKNOWN, and its Execute counts."""
+        if count != WHOLE or code == FrontendCode.FUNCTION_CALL:
+            return None
+        try:
+            if code == FrontendCode.QUERY:
+                tables: Tables | None = _NO_TABLES
+                for part in self._recognise(parse_query(raw)):
+                    tables = _union(tables, self._writes(part))
+                return tables
+            portal = self.observer.statements.portal(parse_execute(raw)[0])
+            return self._writes(portal.prepared.recognised if portal is not None else UNKNOWN)
+        except ProtocolViolation:
+            return None
+
+    def _announce(self, code: int, raw: bytes, count: int) -> bool:
+        """True if the frame may go on: it writes nothing, or its tables are marked."""
+        tables = self._frame_writes(code, raw, count)
+        if tables is not None and not tables:
+            return True
+        if self._mark is not None and (
+            self._mark_tables is None or (tables is not None and tables <= self._mark_tables)
+        ):
+            return True
+        self._mark_tables = _union(self._mark_tables, tables)
+        self.frontend_blocked = True
+        self.actions.append(BeginWrite(tables, self._mark))
+        return False
+
+    def marked(self, mark: object, now_s: float) -> None:
+        """The result of a `BeginWrite`."""
+        self._mark = mark
+        self.frontend_blocked = False
+        if self.phase == Phase.CLOSED:
+            self.actions.append(EndWrite(mark))
+            return
+        self._pump_frontend(now_s)
+
+    def _pay(self, code: int, raw: bytes, count: int) -> None:
+        """Settle what the server does not know about the unnamed statement, if this frame could tell."""
+        needed = False
+        try:
+            if code == FrontendCode.QUERY:
+                self._debt = NO_DEBT
+            elif code == FrontendCode.PARSE:
+                if count == WHOLE and not parse_parse(raw)[0]:
+                    self._debt = NO_DEBT
+            elif code == FrontendCode.BIND:
+                needed = count != WHOLE or not parse_bind_names(raw)[1]
+            elif code == FrontendCode.DESCRIBE:
+                needed = parse_named(raw) == ("S", "")
+            elif code == FrontendCode.CLOSE and parse_named(raw) == ("S", ""):
+                self._debt = NO_DEBT
+        except ProtocolViolation:
+            needed = True
+        if needed:
+            owes_parse = self._debt == OWES_PARSE
+            request = Request(Kind.PARSE if owes_parse else Kind.CLOSE, Reply.SKIP)
+            self.observer.pipeline.push(request)
+            self._to_backend.append(self._owed_parse if owes_parse else build_close("S", ""))
+            self._debt = NO_DEBT
+        if not self._debt:
+            self._owed_parse = b""
+
+    # --- backend ---
+
+    def receive_backend(self, data: bytes, now_s: float) -> None:
+        if self.phase >= Phase.OPAQUE:
+            self._to_frontend.append(data)
+            return
+        if not (self.observer.pipeline.skips or self._mark is not None or self._backend_queue):
+            if self._backend_reader.pending > self._sent_ahead:
+                self._to_frontend.append(self._backend_reader.tail(self._sent_ahead))
+            self._to_frontend.append(data)
+            self._unread_backend.append((data, now_s))
+            self._sent_ahead = _ALL  # until `analyse` has told how much of it the reader keeps
+            return
+        if self._unread_backend:
+            self.analyse(now_s)
+        for code, raw, count in self._backend_reader.feed(data):
+            self._backend_queue.append(((code, raw, count), now_s))
+        self._pump_backend(now_s)
+
+    def _pump_backend(self, now_s: float) -> None:
+        queue = self._backend_queue
+        try:
+            while queue and not self.backend_blocked:
+                (code, raw, count), received_s = queue[0]
+                if code == BackendCode.READY_FOR_QUERY and self._mark is not None and self._hold_ready(raw):
+                    return
+                head = self.observer.pipeline.head
+                swallowed = head is not None and head.reply == Reply.SKIP and code in _SWALLOWED
+                self._look_backend(code, raw, count, received_s, now_s)
+                queue.popleft()
+                if not swallowed:
+                    self._to_frontend.append(raw[self._sent_ahead :] if self._sent_ahead else raw)
+                self._sent_ahead = 0
+        except ProtocolViolation as error:
+            self.lose_track(str(error))
+
+    def _hold_ready(self, raw: bytes) -> bool:
+        """The transaction that wrote may be over: have its tables released before the client reads on."""
+        pipeline = self.observer.pipeline
+        head = pipeline.head
+        if self._released or self.frontend_blocked or raw[-1:] != b"I" or head is None:
+            return False
+        own = 1 if head.kind in (Kind.QUERY, Kind.FUNCTION_CALL) else 0
+        # nothing of the frontend goes on meanwhile: it would count on a mark that is about to end
+        self.backend_blocked = True
+        self.frontend_blocked = True
+        self.actions.append(EndWrite(self._mark, pipeline.executing > own, self._mark_tables))
+        return True
+
+    def unmarked(self, mark: object | None, now_s: float) -> None:
+        """The result of an `EndWrite`: the mark that took the place of the ended one, None if it was not asked for."""
+        self._mark = mark
+        if mark is None:
+            self._mark_tables = _NO_TABLES
+        self.backend_blocked = False
+        self.frontend_blocked = False
+        if self.phase == Phase.CLOSED:
+            if mark is not None:
+                self.actions.append(EndWrite(mark))
+            return
+        self._released = True
+        self._pump_backend(now_s)
+        self._pump_frontend(now_s)
+
+    def _look_backend(self, code: int, raw: bytes, count: int, received_s: float, delivered_s: float) -> None:
+        super()._look_backend(code, raw, count, received_s, delivered_s)
+        if code == BackendCode.READY_FOR_QUERY:
+            self._released = False
+        if self._capture is not None:
+            self._collect(self._capture, code, raw, count)
+
+    def _collect(self, capture: Capture, code: int, raw: bytes, count: int) -> None:
+        if code == BackendCode.READY_FOR_QUERY:
+            self._capture = None
+            if not capture.spoilt and capture.tag.startswith("SELECT") and raw[-1:] == b"I":
+                self.actions.append(Fill(capture, self.observer.last_server_s))
+        elif count < WHOLE or code not in _STORED:
+            capture.spoil()
+        elif code == BackendCode.ROW_DESCRIPTION:
+            capture.row_description = raw
+            capture.size += len(raw)
+        elif code == BackendCode.DATA_ROW:
+            capture.add(raw)
+            capture.rows += count
+        elif code == BackendCode.COMMAND_COMPLETE:
+            if capture.tag:
+                capture.spoil()
+            capture.add(raw)
+            capture.tag = parse_command_complete(raw)
+
+    # --- ends ---
+
+    def analyse(self, now_s: float) -> None:
+        super().analyse(now_s)
+        if self._sent_ahead == _ALL:
+            self._sent_ahead = self._backend_reader.pending
+        if self._frontend_queue and not self.frontend_blocked and not self.holding:
+            self._pump_frontend(now_s)
+
+    def lose_track(self, why: str) -> None:
+        if self.phase >= Phase.OPAQUE:
+            return
+        unread = bool(self._unread_backend)
+        super().lose_track(why)
+        self.frontend_blocked = False
+        self.backend_blocked = False
+        self.holding = False
+        self._capture = None
+        self._to_backend.extend(raw for _, raw, _, _ in self._frontend_queue)
+        self._to_backend.append(self._frontend_reader.tail())
+        for (_, raw, _), _ in self._backend_queue:
+            self._to_frontend.append(raw[self._sent_ahead :] if self._sent_ahead else raw)
+            self._sent_ahead = 0
+        if not unread and self._sent_ahead != _ALL:
+            self._to_frontend.append(self._backend_reader.tail(self._sent_ahead))
+        self._frontend_queue.clear()
+        self._backend_queue.clear()
+        if not self.must_close:
+            # what it writes from now on is not known: until it ends, everything is marked
+            self.actions.append(BeginWrite(None, self._mark))
+
+    def close(self, now_s: float) -> None:
+        super().close(now_s)
+        if self._mark is not None and not self.backend_blocked:
+            self.actions.append(EndWrite(self._mark))
+            self._mark = None
+
+
+_ALL: Final = 1 << 62
+
+_MAY_WRITE: Final = frozenset({FrontendCode.QUERY, FrontendCode.EXECUTE, FrontendCode.FUNCTION_CALL})
+
+_SWALLOWED: Final = frozenset({BackendCode.PARSE_COMPLETE, BackendCode.CLOSE_COMPLETE})
+
+_STORED: Final = frozenset(
+    {
+        BackendCode.PARSE_COMPLETE,
+        BackendCode.BIND_COMPLETE,
+        BackendCode.ROW_DESCRIPTION,
+        BackendCode.DATA_ROW,
+        BackendCode.COMMAND_COMPLETE,
+    }
+)
+
+
+def _union(one: Tables | None, other: Tables | None) -> Tables | None:
+    return None if one is None or other is None else one | other
+
+
+def _split(body: bytes) -> tuple[bytes, str]:
+    """The rows of a stored answer and its command tag."""
+    rows = b""
+    tag = ""
+    for code, raw, _ in FrameReader(join_rows=True).feed(body):
+        if code == BackendCode.DATA_ROW:
+            rows = raw
+        else:
+            tag = parse_command_complete(raw)
+    return rows, tag

@@ -1,0 +1,475 @@
+"""Frames and pipeline to statements and outcomes.
+
+The observer follows both directions of a conversation. It never changes, delays or answers anything: the session does,
+with what the observer tells it. `frontend` and `backend` are called with whole frames in the order in which they travelled;
+when a reply fits nothing that was asked they raise ProtocolViolation, and the session stops looking (phase OPAQUE).
+
+A statement is made when its Execute or Query is seen, an outcome when its last reply is. Row values are not decoded here: an
+outcome keeps the first rows as bytes (bounded) and decodes them when a rule asks.
+
+Source: protocol documentation, "Message Flow".
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pgloupe.errors import ProtocolViolation
+from pgloupe.session.context import Context
+from pgloupe.session.pipeline import Kind, Pipeline, Request
+from pgloupe.session.results import Result, columns_of, take_sample
+from pgloupe.session.statements import UNKNOWN, Portal, Prepared, Statements
+from pgloupe.wire.backend import (
+    error_sqlstate,
+    parse_command_complete,
+    parse_parameter_description,
+    parse_parameter_status,
+    parse_ready_for_query,
+    tag_rows,
+)
+from pgloupe.wire.codes import BackendCode, FrontendCode, TransactionStatus
+from pgloupe.wire.frames import PIECE, WHOLE
+from pgloupe.wire.frontend import parse_bind_names, parse_execute, parse_named, parse_parse, parse_query
+from pgloupe_rules.types import Outcome, Recognised, Recogniser, SessionInfo, Statement, Status
+
+
+class Observer:
+    """Follows one session. `outcomes` collects what ended; the session takes it."""
+
+    __slots__ = (
+        "_batch",
+        "_failed",
+        "_finished_s",
+        "_position",
+        "_recognise",
+        "_sequence",
+        "_transaction",
+        "context",
+        "info",
+        "last_server_s",
+        "outcomes",
+        "pipeline",
+        "statements",
+        "status",
+        "unknown_effect",
+    )
+
+    def __init__(self, info: SessionInfo, recognise: Recogniser, context: Context | None) -> None:
+        self.info = info
+        self.context = context
+        """None where nobody needs it followed: without a cache."""
+        self._recognise = recognise
+        self.pipeline = Pipeline()
+        self.statements = Statements()
+        self.status: str = TransactionStatus.IDLE
+        self.outcomes: list[Outcome] = []
+        self.unknown_effect: set[int] = set()
+        """Sequence numbers of outstanding statements that may do anything (told by the session)."""
+        self._sequence = 0
+        self._batch = 0
+        self._transaction = 0
+        self._position = 0
+        self._finished_s = 0.0
+        self.last_server_s = 0.0
+        self._failed = False  # an error came since the last ReadyForQuery
+
+    # --- frontend ---
+
+    def frontend(self, code: int, raw: bytes, count: int, received_s: float, dispatched_s: float) -> Request | None:
+        """A frame that goes to the server. Gives the request that it became, None where no reply belongs to it."""
+        if count == PIECE:
+            return None
+        pipeline = self.pipeline
+        if code == FrontendCode.SYNC:
+            if pipeline.copying_in():
+                return None
+            pipeline.sync_sent()
+            request = Request(Kind.SYNC)
+            pipeline.push(request)
+            return request
+        if code == FrontendCode.COPY_DATA:
+            return None
+        if code in (FrontendCode.COPY_DONE, FrontendCode.COPY_FAIL):
+            pipeline.copy_end()
+            return None
+        if code in (FrontendCode.FLUSH, FrontendCode.TERMINATE, FrontendCode.PASSWORD):
+            return None
+        try:
+            request = self._request(code, raw if count == WHOLE else b"", received_s)
+        except ProtocolViolation:
+            if count != WHOLE or not raw or code not in _KNOWN:
+                raise
+            request = self._request(code, b"", received_s)  # the server is going to say what is wrong with it
+        request.dispatched_s = dispatched_s
+        if pipeline.skipping:
+            self._undo(request)
+            self._end_all(request, Status.SKIPPED, dispatched_s, dispatched_s)
+        else:
+            pipeline.push(request)
+        return request
+
+    def _request(self, code: int, raw: bytes, received_s: float) -> Request:
+        """`raw` is b"" for a frame that is too large to keep or malformed: then what it says is unknown."""
+        if code == FrontendCode.QUERY:
+            return self.simple(parse_query(raw) if raw else None, received_s)
+        if code == FrontendCode.PARSE:
+            return self.parse(raw)
+        if code == FrontendCode.BIND:
+            request = Request(Kind.BIND)
+            if raw:
+                request.portal = self.bind(raw)
+                self.statements.bind(request.portal)
+            else:
+                self.statements.end_transaction()  # too large to look at: any portal may mean something else now
+            return request
+        if code == FrontendCode.EXECUTE:
+            request = Request(Kind.EXECUTE)
+            request.portal = portal = self.statements.portal(parse_execute(raw)[0]) if raw else None
+            request.statements = (self.execute(portal, received_s),)
+            if portal is not None:
+                request.columns = portal.columns or portal.prepared.columns
+            return request
+        if code == FrontendCode.DESCRIBE:
+            kind, name = parse_named(raw) if raw else ("", "")
+            if kind == "S":
+                request = Request(Kind.DESCRIBE_STATEMENT)
+                request.prepared = self.statements.prepared(name)
+            else:
+                request = Request(Kind.DESCRIBE_PORTAL)
+                request.portal = self.statements.portal(name)
+            return request
+        if code == FrontendCode.CLOSE:
+            request = Request(Kind.CLOSE)
+            kind, request.name = parse_named(raw) if raw else ("", "")
+            if kind == "S":
+                request.previous = self.statements.close_prepared(request.name)
+            elif kind == "P":
+                self.statements.close_portal(request.name)
+            return request
+        if code == FrontendCode.FUNCTION_CALL:
+            return Request(Kind.FUNCTION_CALL)
+        raise ProtocolViolation(f"a frontend message of unknown type 0x{code:02x}")
+
+    def parse(self, raw: bytes) -> Request:
+        """A Parse, which makes its name mean something at once."""
+        request = Request(Kind.PARSE)
+        if not raw:
+            self.statements.close_prepared("")  # too large to look at, so it may be the unnamed one
+        else:
+            name, query, oids = parse_parse(raw)
+            request.prepared = Prepared(name, query, self._recognise(query), oids)
+            request.name = name
+            request.previous = self.statements.prepare(request.prepared)
+        return request
+
+    def bind(self, raw: bytes) -> Portal:
+        """The portal that a Bind makes."""
+        name, statement_name, offset = parse_bind_names(raw)
+        prepared = self.statements.prepared(statement_name) or Prepared(statement_name, "", (UNKNOWN,))
+        return Portal(name, prepared, raw, offset)
+
+    def execute(self, portal: Portal | None, received_s: float) -> Statement:
+        """The statement of an Execute; the same one again where a suspended portal is fetched on."""
+        if portal is None:
+            return self._statement(UNKNOWN, "", False, None, received_s)
+        if portal.statement is None:
+            prepared = portal.prepared
+            portal.statement = self._statement(prepared.recognised, prepared.query_string, False, portal, received_s)
+        return portal.statement
+
+    def simple(self, query: str | None, received_s: float) -> Request:
+        """A simple Query; None for one that was too long to look at."""
+        request = Request(Kind.QUERY)
+        self.statements.simple_query()
+        if query is None:
+            request.statements = (self._statement(UNKNOWN, "", True, None, received_s),)
+        else:
+            parts = self._recognise(query)
+            request.statements = tuple(self._statement(part, query, True, None, received_s) for part in parts)
+        return request
+
+    def _statement(
+        self, recognised: Recognised, query: str, simple: bool, portal: Portal | None, received_s: float
+    ) -> Statement:
+        self._sequence += 1
+        serial = not self.pipeline.executing
+        if serial:
+            self._batch += 1
+        in_block = self.status != TransactionStatus.IDLE
+        if in_block:
+            self._position += 1
+        return Statement(
+            self.info,
+            self._sequence,
+            recognised,
+            query,
+            simple=simple,
+            prepared_name=portal.prepared.name if portal is not None else "",
+            decode=portal.decode if portal is not None else None,
+            received_s=received_s,
+            batch=self._batch,
+            serial=serial,
+            status=self.status,
+            transaction=self._transaction if in_block else 0,
+            position=self._position if in_block else 0,
+        )
+
+    # --- backend ---
+
+    def backend(self, code: int, raw: bytes, count: int, received_s: float, delivered_s: float) -> Request | None:
+        """A frame that came from the server. Gives the request that it answers, None for what answers nothing.
+
+        Raises ProtocolViolation for a reply to nothing asked.
+        """
+        if code == BackendCode.NOTICE_RESPONSE or code == BackendCode.NOTIFICATION_RESPONSE:  # noqa: PLR1714 (speed)
+            return None
+        if code == BackendCode.PARAMETER_STATUS:
+            self._parameter_status(raw)
+            return None
+        head = self.pipeline.head
+        if head is None:
+            if code == BackendCode.ERROR_RESPONSE:
+                return None  # the server says why it is going to close
+            if code == BackendCode.COPY_DATA or code == BackendCode.COPY_DONE:  # noqa: PLR1714
+                return None
+            raise ProtocolViolation(f"a reply of type 0x{code:02x} to nothing that was asked")
+        kind = head.kind
+        if code == BackendCode.DATA_ROW:
+            if kind not in (Kind.EXECUTE, Kind.QUERY):
+                raise _unfit(code, kind)
+            head.bytes += len(raw)
+            if count > 0:
+                head.rows += count
+                take_sample(head, raw)
+            elif count < 0:
+                head.rows += 1
+            return head
+        if code == BackendCode.COMMAND_COMPLETE:
+            head.bytes += len(raw)
+            self._complete(head, parse_command_complete(raw), received_s, delivered_s)
+        elif code == BackendCode.READY_FOR_QUERY:
+            self._ready(head, parse_ready_for_query(raw))
+        elif code == BackendCode.PARSE_COMPLETE:
+            self._answer(head, kind == Kind.PARSE, code)
+        elif code == BackendCode.BIND_COMPLETE:
+            self._answer(head, kind == Kind.BIND, code)
+        elif code == BackendCode.CLOSE_COMPLETE:
+            self._answer(head, kind == Kind.CLOSE, code)
+        elif code == BackendCode.ROW_DESCRIPTION:
+            self._row_description(head, raw if count == WHOLE else b"")
+        elif code == BackendCode.NO_DATA:
+            self._answer(head, kind in (Kind.DESCRIBE_STATEMENT, Kind.DESCRIBE_PORTAL), code)
+        elif code == BackendCode.ERROR_RESPONSE:
+            self._error(error_sqlstate(raw), received_s, delivered_s)
+        elif code == BackendCode.PARAMETER_DESCRIPTION:
+            if head.prepared is not None and count == WHOLE:
+                head.prepared.oids = parse_parameter_description(raw)
+        elif code == BackendCode.PORTAL_SUSPENDED:
+            self._expect(kind == Kind.EXECUTE, code, kind)
+            self.pipeline.pop()
+            self._end(head, Status.SUSPENDED, received_s, delivered_s)
+        elif code == BackendCode.EMPTY_QUERY_RESPONSE:
+            self._expect(kind in (Kind.EXECUTE, Kind.QUERY), code, kind)
+            if kind == Kind.EXECUTE:
+                self.pipeline.pop()
+                self._end(head, Status.EMPTY, received_s, delivered_s)
+        elif code == BackendCode.COPY_IN_RESPONSE:
+            self._expect(kind in (Kind.EXECUTE, Kind.QUERY), code, kind)
+            self.pipeline.copy_in()
+        elif code in (BackendCode.COPY_DATA, BackendCode.COPY_DONE):
+            head.bytes += len(raw)
+        elif code not in (
+            BackendCode.COPY_OUT_RESPONSE,
+            BackendCode.COPY_BOTH_RESPONSE,
+            BackendCode.FUNCTION_CALL_RESPONSE,
+        ):
+            raise ProtocolViolation(f"a backend message of unknown type 0x{code:02x}")
+        return head
+
+    def _expect(self, fits: bool, code: int, kind: int) -> None:
+        if not fits:
+            raise _unfit(code, kind)
+
+    def _answer(self, head: Request, fits: bool, code: int) -> None:
+        self._expect(fits, code, head.kind)
+        self.pipeline.pop()
+
+    def _row_description(self, head: Request, raw: bytes) -> None:
+        if head.kind == Kind.QUERY:
+            head.columns = raw
+            head.sample = None
+            head.sample_bytes = 0
+            return
+        if head.kind == Kind.DESCRIBE_STATEMENT:
+            if head.prepared is not None:
+                head.prepared.columns = raw
+        elif head.kind == Kind.DESCRIBE_PORTAL:
+            if head.portal is not None:
+                head.portal.columns = raw
+                self._hand_down(head.portal, raw)
+        else:
+            raise _unfit(BackendCode.ROW_DESCRIPTION, head.kind)
+        self.pipeline.pop()
+
+    def _hand_down(self, portal: Portal, raw: bytes) -> None:
+        """An Execute that was sent in one batch with the Describe learns its columns now."""
+        following = self.pipeline.following()
+        if following is not None and following.kind == Kind.EXECUTE and following.portal is portal:
+            following.columns = raw
+
+    def _complete(self, head: Request, tag: str, received_s: float, delivered_s: float) -> None:
+        self._expect(head.kind in (Kind.EXECUTE, Kind.QUERY), BackendCode.COMMAND_COMPLETE, head.kind)
+        if head.index < len(head.statements):
+            statement = head.statements[head.index]
+            self.statements.completed(tag, statement.recognised)
+            if self.context is not None:
+                unknown = statement.sequence in self.unknown_effect
+                self.context.completed(statement.recognised, tag, unknown_effect=unknown)
+            if tag in _BLOCK_TAGS:
+                self._block(tag, statement)
+        self._end(head, Status.COMPLETE, received_s, delivered_s, tag)
+        if head.kind == Kind.EXECUTE:
+            self.pipeline.pop()
+        else:
+            head.index += 1
+            head.columns = b""
+
+    def _block(self, tag: str, statement: Statement) -> None:
+        """A transaction block began or ended. ReadyForQuery says so too, but in a pipeline it may come much later."""
+        if tag in ("BEGIN", "START TRANSACTION"):
+            self._transaction += 1
+            self._position = 0
+            self.status = TransactionStatus.TRANSACTION
+        elif "TO" not in statement.recognised.bare.upper().split():
+            self.status = TransactionStatus.IDLE
+            if tag == "ROLLBACK" and self.context is not None:
+                self.context.ended(committed=False)
+
+    def _ready(self, head: Request, status: str) -> None:
+        if head.kind not in (Kind.SYNC, Kind.QUERY, Kind.FUNCTION_CALL):
+            raise _unfit(BackendCode.READY_FOR_QUERY, head.kind)
+        self.pipeline.pop()
+        if status == TransactionStatus.IDLE:
+            if self.context is not None:
+                self.context.ended(committed=not self._failed)
+            self.statements.end_transaction()
+        self._failed = False
+        self.status = status
+
+    def _error(self, sqlstate: str, received_s: float, delivered_s: float) -> None:
+        self._failed = True
+        for number, request in enumerate(self.pipeline.fail()):
+            self._undo(request)
+            self._end_all(
+                request, Status.SKIPPED if number else Status.ERROR, received_s, delivered_s, "" if number else sqlstate
+            )
+
+    def _undo(self, request: Request) -> None:
+        """What the request did to names did not happen."""
+        if request.kind == Kind.PARSE and request.prepared is not None:
+            # a failing Parse of the unnamed statement has destroyed the former one all the same
+            self.statements.undo(request.name, request.prepared, request.previous if request.name else None)
+        elif request.kind == Kind.CLOSE and request.previous is not None:
+            self.statements.undo(request.name, None, request.previous)
+
+    def _parameter_status(self, raw: bytes) -> None:
+        name, value = parse_parameter_status(raw)
+        if self.context is not None:
+            self.context.reported(name, value)
+        if name == "application_name":
+            self.info.application_name = value
+
+    # --- outcomes ---
+
+    def answered(self, request: Request, rows: bytes, tag: str, received_s: float, now_s: float) -> None:
+        """The cache answered a request that never entered the pipeline."""
+        request.dispatched_s = received_s
+        request.bytes = len(rows)
+        request.rows = tag_rows(tag)
+        take_sample(request, rows)
+        self._end(request, Status.COMPLETE, received_s, now_s, tag)
+        self.outcomes[-1].cache = "hit"
+
+    def _end_all(
+        self, request: Request, status: Status, received_s: float, delivered_s: float, sqlstate: str = ""
+    ) -> None:
+        """The statement in progress ends with `status`, those behind it in the same Query were skipped."""
+        for index in range(request.index, len(request.statements)):
+            request.index = index
+            self._end(request, status, received_s, delivered_s, sqlstate=sqlstate)
+            status, sqlstate = Status.SKIPPED, ""
+        request.index = len(request.statements)
+
+    def _end(
+        self,
+        request: Request,
+        status: Status,
+        received_s: float,
+        delivered_s: float,
+        tag: str = "",
+        sqlstate: str = "",
+    ) -> None:
+        if request.index >= len(request.statements):
+            return
+        statement = request.statements[request.index]
+        self.unknown_effect.discard(statement.sequence)
+        self.last_server_s = max(0.0, received_s - max(request.dispatched_s, self._finished_s))
+        result = Result(request.columns, request.portal, request.sample) if request.sample else None
+        self.outcomes.append(
+            Outcome(
+                statement,
+                status,
+                rows=request.rows or tag_rows(tag),
+                size_bytes=request.bytes,
+                command_tag=tag,
+                sqlstate=sqlstate,
+                dispatched_s=request.dispatched_s,
+                finished_s=received_s,
+                server_s=self.last_server_s,
+                proxy_s=max(0.0, request.dispatched_s - statement.received_s) + max(0.0, delivered_s - received_s),
+                columns=columns_of(request.columns),
+                decode=result.decode if result is not None else None,
+                cache="miss" if request.capture is not None else "",
+            )
+        )
+        self._finished_s = received_s
+        request.rows = 0
+        request.bytes = 0
+        request.sample = None
+        request.sample_bytes = 0
+
+    def lost(self, now_s: float) -> None:
+        """The session is over; what was outstanding has no known outcome."""
+        for request in self.pipeline.drain():
+            self._end_all(request, Status.LOST, now_s, now_s)
+
+
+_KNOWN: Final = frozenset(
+    {
+        FrontendCode.QUERY,
+        FrontendCode.PARSE,
+        FrontendCode.BIND,
+        FrontendCode.EXECUTE,
+        FrontendCode.DESCRIBE,
+        FrontendCode.CLOSE,
+    }
+)
+
+_BLOCK_TAGS: Final = frozenset({"BEGIN", "START TRANSACTION", "COMMIT", "ROLLBACK", "PREPARE TRANSACTION"})
+
+_KIND_NAMES: Final = (
+    "Parse",
+    "Bind",
+    "Describe",
+    "Describe",
+    "Execute",
+    "Close",
+    "Sync",
+    "Query",
+    "FunctionCall",
+    "CopyDone",
+)
+
+
+def _unfit(code: int, kind: int) -> ProtocolViolation:
+    return ProtocolViolation(f"a reply of type 0x{code:02x} to {_KIND_NAMES[kind]}")
