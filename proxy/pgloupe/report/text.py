@@ -1,0 +1,110 @@
+"""The report for a person at a terminal, or reading the log of a CI job: worst first, short, at home in 80 columns.
+
+Colour helps but carries nothing alone. SQL is highlighted where the console has colours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from rich.console import Console
+from rich.syntax import Syntax
+from rich.text import Text
+
+from pgloupe.report.wording import figures, headline, link, one_line, printable, samples, summary, tags, title
+
+MAX_SQL_CHARACTERS: Final = 600
+MAX_HIGHLIGHTED_CHARACTERS: Final = 4_000
+
+_STYLES: Final = {"error": "bold red", "warning": "bold yellow", "info": "bold cyan"}
+_INDENT: Final = 11
+
+
+class _Page:
+    """A console and what it can show."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.encoding = console.encoding or "utf-8"
+        self.arrow = "→" if self.fits("→") else "->"
+        self.syntax = Syntax("", "postgresql", theme="ansi_dark", background_color="default")
+
+    def fits(self, text: str) -> bool:
+        try:
+            text.encode(self.encoding)
+        except (UnicodeEncodeError, LookupError):
+            return False
+        return True
+
+    def safe(self, text: str) -> str:
+        if self.fits(text):
+            return text
+        try:
+            return text.encode(self.encoding, "replace").decode(self.encoding)
+        except LookupError:
+            return text.encode("ascii", "replace").decode("ascii")
+
+    def line(self, text: Text, indent: int = 0, label: str = "") -> None:
+        """Print it wrapped, each line indented, the first one behind a label."""
+        text.plain = self.safe(text.plain)  # one character for each, so that styles stay in place
+        wrapped = text.wrap(self.console, max(20, self.console.width - indent))
+        for number, part in enumerate(wrapped):
+            part.rstrip()
+            head = (("  " + label) if label and number == 0 else "").ljust(indent)
+            self.console.print(Text.assemble((head, "dim"), part), no_wrap=True, crop=False, overflow="ignore")
+
+    def say(self, text: str, indent: int = 0, style: str = "") -> None:
+        self.line(Text(text, style=style), indent)
+
+    def sql(self, text: str) -> Text:
+        if len(text) > MAX_HIGHLIGHTED_CHARACTERS:
+            return Text(text)
+        highlighted = self.syntax.highlight(text)
+        highlighted.rstrip()
+        return highlighted
+
+    def labelled(self, label: str, text: Text) -> None:
+        """`  parent   SELECT …`, further lines under the SQL."""
+        self.line(text, _INDENT, label)
+
+
+def render(report: Mapping[str, Any], console: Console) -> None:
+    """Print a report as `Report.to_dict` gives it."""
+    page = _Page(console)
+    for finding in report["findings"]:
+        _finding(page, finding)
+    page.say(summary(report), style="bold" if report["findings"] else "green")
+
+
+def _finding(page: _Page, finding: Mapping[str, Any]) -> None:
+    severity = one_line(finding["severity"])
+    page.line(
+        Text.assemble(
+            (severity.upper(), _STYLES.get(severity, "bold")),
+            f"  {title(finding['rule'])}, {one_line(finding['confidence'])}: ",
+            (headline(finding), "bold"),
+        )
+    )
+    parent = finding["parent"]
+    if parent is not None:
+        page.labelled("parent", page.sql(one_line(parent["template"], MAX_SQL_CHARACTERS)))
+    page.labelled(
+        "child" if parent is not None else "query", page.sql(one_line(finding["template"], MAX_SQL_CHARACTERS))
+    )
+    columns = link(finding, page.arrow)
+    if columns:
+        page.labelled("link", Text(columns))
+    page.labelled("cost", Text(figures(finding)))
+    for name, values in tags(finding):
+        page.say(f"{name}: {values}", _INDENT, style="dim")
+    for sample in samples(finding):
+        page.labelled("sample", page.sql(one_line(sample, MAX_SQL_CHARACTERS)))
+    advice = finding["advice"]
+    if advice is not None:
+        if advice["text"]:
+            page.labelled("instead", Text(printable(advice["text"])))
+        if advice["sql"]:
+            page.labelled("" if advice["text"] else "instead", page.sql(printable(advice["sql"])))
+    page.labelled("id", Text(one_line(finding["fingerprint"]), style="dim"))
+    page.console.print()
