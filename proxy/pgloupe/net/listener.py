@@ -1,0 +1,250 @@
+"""The port that clients connect to.
+
+A connection goes through `Greeting` (what comes before there is a server), then the server is dialled and a `Link` joins
+the two. A connection that sends nonsense is closed and nobody else notices; one that takes too long is told so.
+
+Stopping: `drain` closes the port and ends each session when it is idle, `stop` ends all at once. Both tell the clients as
+PostgreSQL does (57P01).
+
+Source: protocol documentation, "Start-up", "Canceling Requests in Progress".
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from pgloupe.errors import FeatureNotSupported, PgloupeError, ProtocolViolation, ServerUnreachable, ShuttingDown
+from pgloupe.net.dial import cancel, dial, set_options
+from pgloupe.net.link import Backend, Desk, Hooks, Link, clock
+from pgloupe.net.tasks import Tasks
+from pgloupe.session.greeting import Greeting
+from pgloupe.session.session import Session
+from pgloupe.session.states import Phase
+from pgloupe.urls import Address, Upstream
+from pgloupe.wire.backend import build_error_response
+from pgloupe.wire.startup import CancelRequest, StartupMessage
+from pgloupe_rules.types import SessionInfo
+
+_log = logging.getLogger(__name__)
+
+BACKLOG: Final = 1024
+POLL_S: Final = 0.05
+"""How often a drain looks whether sessions have become idle."""
+
+SHUTDOWN: Final = "terminating connection due to administrator command"
+
+
+class AuthenticationTimeout(PgloupeError):
+    """As the server says it when `authentication_timeout` is over."""
+
+    sqlstate = "57014"
+
+
+SessionFactory = Callable[[SessionInfo, dict[str, str]], Session]
+
+
+class Frontend(asyncio.Protocol):
+    """The client's side: greets, then hands everything to its link."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._greeting: Greeting | None = Greeting()
+        self._link: Link | None = None
+        self._transport: asyncio.Transport | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self._client = ""
+
+    @property
+    def link(self) -> Link | None:
+        return self._link
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        set_options(transport)
+        peer = transport.get_extra_info("peername")
+        self._client = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "local"
+        self._listener.frontends.add(self)
+        self._deadline = asyncio.get_running_loop().call_later(self._listener.auth_timeout_s, self._late)
+
+    def data_received(self, data: bytes) -> None:
+        if self._link is not None:
+            self._link.from_frontend(data)
+            return
+        greeting, transport = self._greeting, self._transport
+        if greeting is None or transport is None:
+            return
+        try:
+            reply = greeting.receive(data)
+        except ProtocolViolation as error:
+            _log.info("client %s: %s", self._client, error)
+            if str(error).startswith("unsupported frontend protocol"):
+                self.refuse(FeatureNotSupported(str(error)))
+            else:
+                transport.close()
+            return
+        if reply:
+            transport.write(reply)
+        if greeting.result is not None:
+            self._greeting = None
+            transport.pause_reading()
+            if isinstance(greeting.result, CancelRequest):
+                self._listener.tasks.spawn(self._cancel(greeting.result))
+            else:
+                self._start(greeting.result, greeting.rest)
+
+    def _start(self, startup: StartupMessage, rest: bytes) -> None:
+        transport = self._transport
+        assert transport is not None
+        user = startup.parameters.get("user", "")
+        info = SessionInfo(
+            session=self._listener.next_session(),
+            database=startup.parameters.get("database", user),
+            user=user,
+            application_name=startup.parameters.get("application_name", ""),
+            client=self._client,
+            started_s=clock(),
+        )
+        session = self._listener.make_session(info, startup.parameters)
+        link = Link(session, transport, self._listener.hooks, self._listener.desk, self._link_closed)
+        self._link = link
+        self._listener.tasks.spawn(self._dial(link, startup.raw, rest))
+
+    async def _dial(self, link: Link, first: bytes, rest: bytes) -> None:
+        listener = self._listener
+        try:
+            backend, _ = await dial(listener.upstream, lambda: Backend(link), listener.connect_timeout_s)
+        except ServerUnreachable as error:
+            _log.warning("client %s: %s", self._client, error)
+            self.refuse(error)
+            return
+        if self._transport is None or self._transport.is_closing():
+            backend.abort()
+            return
+        link.connected(backend, first)
+        if rest:
+            link.from_frontend(rest)
+
+    async def _cancel(self, request: CancelRequest) -> None:
+        try:
+            await cancel(self._listener.upstream, request.raw, self._listener.connect_timeout_s)
+        except ServerUnreachable as error:
+            _log.warning("client %s: a cancel request got lost: %s", self._client, error)
+        if self._transport is not None:
+            self._transport.close()
+
+    def refuse(self, error: PgloupeError) -> None:
+        """Say why and close."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(build_error_response(error.sqlstate, str(error)))
+            self._transport.close()
+
+    def _late(self) -> None:
+        self._deadline = None
+        error = AuthenticationTimeout("canceling authentication due to timeout")
+        if self._link is None:
+            if self._transport is not None:
+                self._transport.abort()
+        elif self._link.session.phase < Phase.READY:
+            self._link.terminate(error)
+
+    def eof_received(self) -> bool:
+        return self._link.frontend_eof() if self._link is not None else False
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        self._transport = None
+        self._forget()
+        if self._link is not None:
+            self._link.frontend_gone()
+
+    def pause_writing(self) -> None:
+        if self._link is not None:
+            self._link.frontend_full(True)
+
+    def resume_writing(self) -> None:
+        if self._link is not None:
+            self._link.frontend_full(False)
+
+    def end(self, error: PgloupeError) -> None:
+        """The proxy stops."""
+        if self._link is not None:
+            self._link.terminate(error)
+        elif self._transport is not None:
+            self._transport.close()
+
+    def _link_closed(self) -> None:
+        if self._transport is None or not self._transport.get_write_buffer_size():
+            self._forget()
+
+    def _forget(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+        self._listener.frontends.discard(self)
+
+
+class Listener:
+    """Accepts clients for one server."""
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        make_session: SessionFactory,
+        hooks: Hooks,
+        desk: Desk | None = None,
+        *,
+        connect_timeout_s: float = 10.0,
+        auth_timeout_s: float = 60.0,
+    ) -> None:
+        self.upstream = upstream
+        self.make_session = make_session
+        self.hooks = hooks
+        self.desk = desk
+        self.connect_timeout_s = connect_timeout_s
+        self.auth_timeout_s = auth_timeout_s
+        self.frontends: set[Frontend] = set()
+        self.tasks = Tasks()
+        self._server: asyncio.Server | None = None
+        self._sessions = 0
+
+    def next_session(self) -> int:
+        self._sessions += 1
+        return self._sessions
+
+    async def start(self, address: Address) -> Address:
+        """Listen. Gives the address with the port that was taken. Raises OSError."""
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(
+            lambda: Frontend(self), address.host, address.port, backlog=BACKLOG, reuse_address=True
+        )
+        port = self._server.sockets[0].getsockname()[1]
+        return Address(address.host, port)
+
+    async def drain(self, timeout_s: float) -> None:
+        """Accept nobody any more; end each session as soon as it is idle, the rest when the time is up."""
+        self._close_port()
+        error = ShuttingDown(SHUTDOWN)
+        deadline = clock() + timeout_s
+        while self.frontends and clock() < deadline:
+            for frontend in list(self.frontends):
+                if frontend.link is None or frontend.link.idle or frontend.link.session.phase >= Phase.OPAQUE:
+                    frontend.end(error)
+            if self.frontends:
+                await asyncio.sleep(POLL_S)
+        await self.stop()
+
+    async def stop(self) -> None:
+        """End everything now."""
+        self._close_port()
+        for frontend in list(self.frontends):
+            frontend.end(ShuttingDown(SHUTDOWN))
+        await self.tasks.close()
+        await asyncio.sleep(0)  # let the transports say that they are closed
+
+    def _close_port(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
