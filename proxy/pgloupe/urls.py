@@ -37,6 +37,11 @@ class Upstream:
     """As given, with its password: never to be shown."""
 
     @property
+    def plain_url(self) -> str:
+        """The URL without a driver's suffix in its scheme."""
+        return "postgresql://" + self.url.partition("://")[2]
+
+    @property
     def socket_path(self) -> str | None:
         return f"{self.host}/.s.PGSQL.{self.port}" if self.host.startswith("/") else None
 

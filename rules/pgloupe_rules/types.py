@@ -408,6 +408,10 @@ class Cacheable:
     ttl_s: float
     tables: tuple[str, ...]
     """The tables whose versions the answer depends on, bare lower-level names as the shape gives them."""
+    functions: tuple[str, ...] = ()
+    """The functions that it calls, as the shape gives them."""
+    max_entry_bytes: int = 1 << 20
+    """A larger answer is not stored."""
 
 
 @dataclass(frozen=True, slots=True)

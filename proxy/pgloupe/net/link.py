@@ -101,7 +101,7 @@ class Link:
         self._on_close = on_close
         self._frontend_full = False
         self._backend_full = False
-        self._frontend_paused = False
+        self._frontend_paused = True  # by whoever made this link: there is no server yet
         self._backend_paused = False
         self._frontend_ended = False
         self._closed = False

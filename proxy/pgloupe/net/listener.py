@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Final
+from typing import Final, cast
 
 from pgloupe.errors import FeatureNotSupported, PgloupeError, ProtocolViolation, ServerUnreachable, ShuttingDown
 from pgloupe.net.dial import cancel, dial, set_options
@@ -62,8 +62,7 @@ class Frontend(asyncio.Protocol):
         return self._link
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's do not inherit from it
         set_options(transport)
         peer = transport.get_extra_info("peername")
         self._client = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "local"

@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from pgloupe.session.pipeline import Capture
 from pgloupe.wire.frontend import Formats
-from pgloupe_rules.types import Cacheable
+from pgloupe_rules.types import Cacheable, Recognised
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +21,8 @@ class Ask:
     rule: Cacheable
     context: bytes
     """What in the session may change the answer."""
-    sql: bytes
-    """Without comments."""
+    recognised: Recognised
+    simple: bool
     oids: tuple[int, ...]
     parameters: bytes
     """Formats and values of the Bind as sent, without its names; b"" for a simple Query."""
@@ -49,6 +49,8 @@ class EndWrite:
     """More of the session's writes are on their way to `tables`: what was written until now becomes visible, and the mark
     stays, renewed."""
     tables: frozenset[str] | None = None
+    lost: bool = False
+    """The session ended first: nobody will know what became of its writes. Nothing is told back."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,6 @@ from pgloupe.wire.codes import BackendCode, FrontendCode, TransactionStatus
 from pgloupe.wire.frames import BROKEN, WHOLE, Frame, FrameReader
 from pgloupe.wire.frontend import (
     build_close,
-    bytes_of,
     parse_bind_names,
     parse_bind_values,
     parse_execute,
@@ -60,6 +59,10 @@ class Policy(Protocol):
 
     def writes(self, recognised: Recognised, /) -> Tables | None:
         """The tables that a statement may change, empty for none, None for "may be anything"."""
+        ...
+
+    def strange(self, recognised: Recognised, /) -> bool:
+        """It may change settings, roles or names in ways that cannot be followed."""
         ...
 
 
@@ -160,7 +163,7 @@ class GatedSession(Session):
             if not any(results):
                 results = ()  # all text, in each of its spellings
             oids = cycle.prepared.oids
-        return Ask(rule, context, bytes_of(recognised.bare), oids, parameters, results, cycle.described)
+        return Ask(rule, context, recognised, cycle.simple, oids, parameters, results, cycle.described)
 
     def answered(
         self, answer: tuple[bytes, bytes] | None, ticket: object | None, limit_bytes: int, now_s: float
@@ -220,11 +223,13 @@ class GatedSession(Session):
             self._pay(code, raw, count)
         self._to_backend.append(raw)
         request = self.observer.frontend(code, raw, count, received_s, now_s)
-        if code == FrontendCode.FUNCTION_CALL:
+        if code == FrontendCode.TERMINATE:
+            self._last_word = True
+        elif code == FrontendCode.FUNCTION_CALL:
             self._context.distrust("a function call by the fast path")
         if request is not None and request.statements:
             for statement in request.statements:
-                if self._writes(statement.recognised) is None:
+                if statement.recognised is UNKNOWN or self._policy.strange(statement.recognised):
                     self.observer.unknown_effect.add(statement.sequence)
             if self._pending_capture is not None and request.kind in (Kind.EXECUTE, Kind.QUERY):
                 request.capture = self._capture = self._pending_capture
@@ -269,7 +274,7 @@ class GatedSession(Session):
         self._mark = mark
         self.frontend_blocked = False
         if self.phase == Phase.CLOSED:
-            self.actions.append(EndWrite(mark))
+            self.actions.append(EndWrite(mark, lost=True))
             return
         self._pump_frontend(now_s)
 
@@ -357,7 +362,7 @@ class GatedSession(Session):
         self.frontend_blocked = False
         if self.phase == Phase.CLOSED:
             if mark is not None:
-                self.actions.append(EndWrite(mark))
+                self.actions.append(EndWrite(mark, lost=True))
             return
         self._released = True
         self._pump_backend(now_s)
@@ -423,7 +428,7 @@ class GatedSession(Session):
     def close(self, now_s: float) -> None:
         super().close(now_s)
         if self._mark is not None and not self.backend_blocked:
-            self.actions.append(EndWrite(self._mark))
+            self.actions.append(EndWrite(self._mark, lost=True))
             self._mark = None
 
 

@@ -23,8 +23,8 @@ from pgloupe.session.context import Context
 from pgloupe.session.observer import Observer
 from pgloupe.session.pipeline import MAX_OUTSTANDING
 from pgloupe.session.states import Phase, advance
-from pgloupe.wire.backend import parse_authentication
-from pgloupe.wire.codes import BackendCode
+from pgloupe.wire.backend import parse_authentication, parse_error_fields
+from pgloupe.wire.codes import BackendCode, FrontendCode, TransactionStatus
 from pgloupe.wire.frames import BROKEN, FrameReader
 from pgloupe_rules.types import Outcome, Recogniser, SessionInfo
 
@@ -46,6 +46,7 @@ class Session:
         self.frontend_blocked = False
         """Nothing more of the frontend can go on until an action is told back."""
         self.backend_blocked = False
+        self._last_word = False  # the server said why it closes, or the client that it goes
         self._frontend_reader = FrameReader(join_rows=False)
         self._backend_reader = FrameReader(join_rows=True)
         self._to_backend: list[bytes] = []
@@ -92,6 +93,17 @@ class Session:
         """So much is outstanding that nothing more should be read from the frontend."""
         return len(self.observer.pipeline) > MAX_OUTSTANDING
 
+    @property
+    def idle(self) -> bool:
+        """Outside of a transaction block, with nothing outstanding."""
+        observer = self.observer
+        return self.phase == Phase.READY and observer.status == TransactionStatus.IDLE and not len(observer.pipeline)
+
+    @property
+    def can_inject(self) -> bool:
+        """The client's stream stands between two messages of the server, and nobody has said goodbye."""
+        return self.phase < Phase.OPAQUE and self._backend_reader.clean and not self._last_word
+
     def analyse(self, now_s: float) -> None:
         """Look at what was written since the last call; `now_s` is when it was."""
         try:
@@ -101,6 +113,8 @@ class Session:
                     for code, raw, count in self._frontend_reader.feed(data):
                         if count == BROKEN:
                             raise ProtocolViolation(_BROKEN_FRAME)
+                        if code == FrontendCode.TERMINATE:
+                            self._last_word = True
                         self.observer.frontend(code, raw, count, received_s, now_s)
             if self._unread_backend:
                 chunks, self._unread_backend = self._unread_backend, []
@@ -113,6 +127,8 @@ class Session:
     def _look_backend(self, code: int, raw: bytes, count: int, received_s: float, delivered_s: float) -> None:
         if count == BROKEN:
             raise ProtocolViolation(_BROKEN_FRAME)
+        if code == BackendCode.ERROR_RESPONSE and parse_error_fields(raw).get("V", "") in ("FATAL", "PANIC"):
+            self._last_word = True
         if self.phase == Phase.READY:
             self.observer.backend(code, raw, count, received_s, delivered_s)
         elif code == BackendCode.AUTHENTICATION:

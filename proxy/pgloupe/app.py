@@ -1,0 +1,305 @@
+"""The composition root: the only module that knows everyone.
+
+It makes the rules, the cache and the listener from the settings, and hands what the sessions report to whoever wants it:
+statistics, slow log, rules. Nothing that goes wrong there reaches a session.
+
+`App` lives in a running event loop. `running` puts one into a thread of its own, for programs that are not asynchronous
+themselves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import uvloop
+
+from pgloupe.cache.cache import Cache
+from pgloupe.cache.dependencies import Dependencies
+from pgloupe.config import Allow, Settings
+from pgloupe.errors import SettingsError
+from pgloupe.net.desk import CacheDesk
+from pgloupe.net.listener import Listener
+from pgloupe.net.tasks import Tasks
+from pgloupe.ops.slow_log import SlowLog
+from pgloupe.ops.statistics import Statistics
+from pgloupe.report.model import Report
+from pgloupe.session.context import Context
+from pgloupe.session.gate import GatedSession
+from pgloupe.session.session import Session
+from pgloupe.urls import Address
+from pgloupe_rules.cacheable import AllowRule, CacheRules, EffectKind, effect_of
+from pgloupe_rules.engine import Engine
+from pgloupe_rules.engine import Settings as EngineSettings
+from pgloupe_rules.fingerprint import Recognition
+from pgloupe_rules.types import Decision, Finding, Outcome, Recognised, SessionInfo, Statement
+
+_log = logging.getLogger("pgloupe")
+
+_NO_TABLES: Final[frozenset[str]] = frozenset()
+
+TICK_S: Final = 1.0
+"""How often units of work that went silent are closed."""
+
+
+class App:
+    """One proxy: `start`, then `drain` or `stop`. `slow_line` gets each line of the slow log, `on_finding` each finding
+    when it is made."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        slow_line: Callable[[str], None],
+        *,
+        slow_findings: bool = False,
+        on_finding: Callable[[Finding], None] | None = None,
+    ) -> None:
+        self.settings = settings
+        self._on_finding = on_finding
+        self.recognition = Recognition()
+        self.statistics = Statistics()
+        self.slow_log = SlowLog(
+            settings.slow_ms, slow_line, parameters=settings.slow_log_parameters, clock=lambda: datetime.now(UTC)
+        )
+        self.findings = Report()
+        self.statements = 0
+        self.sessions = 0
+        self.cache: Cache | None = None
+        self._tasks = Tasks()
+        self._started_s = time.monotonic()
+        self._ticker: asyncio.Task[Any] | None = None
+        self._rules = CacheRules(tuple(_allow_rule(rule) for rule in settings.cache_allow))
+        if self._rules.problems:
+            raise SettingsError(f"[[cache.allow]]: {self._rules.problems[0]}")
+        self.engine = Engine(
+            EngineSettings(threshold=settings.threshold, slow_ms=settings.slow_ms if slow_findings else None),
+            decide_rules=(self._rules,),
+            on_failure=self._rule_failed,
+        )
+        desk = None
+        if settings.cache_allow:
+            self.cache = self._make_cache()
+            limits = {rule.name: rule.max_entry_bytes for rule in settings.cache_allow}
+            desk = CacheDesk(self.cache, str(settings.upstream), limits, self._tasks)
+        self.listener = Listener(
+            settings.upstream,
+            self._make_session,
+            self,
+            desk,
+            connect_timeout_s=settings.connect_timeout_s,
+            auth_timeout_s=settings.auth_timeout_s,
+        )
+
+    def _make_cache(self) -> Cache:
+        settings = self.settings
+        return Cache(
+            memory_bytes=settings.cache_memory_bytes,
+            redis_url=settings.cache_redis,
+            redis_timeout_s=settings.cache_redis_timeout_s,
+            dependencies=Dependencies(settings.cache_catalog_url or settings.upstream.plain_url),
+        )
+
+    def _make_session(self, info: SessionInfo, startup: dict[str, str]) -> Session:
+        if self.cache is None or startup.get("replication", "false") not in ("false", "off", "no", "0"):
+            return Session(info, self.recognition)
+        return GatedSession(info, self.recognition, Context(startup), self)
+
+    # --- what the gate asks ---
+
+    def decide(self, statement: Statement) -> Decision:
+        return self.engine.decide(statement)
+
+    def writes(self, recognised: Recognised) -> frozenset[str] | None:
+        """The tables that a statement may change; None for "anything"."""
+        effect = effect_of(recognised)
+        if effect.kind is EffectKind.NOTHING:
+            return _NO_TABLES
+        if effect.kind is EffectKind.EVERYTHING and not (
+            effect.functions and self.cache is not None and self.cache.dependencies.harmless(effect.functions)
+        ):
+            return None
+        return effect.tables
+
+    def strange(self, recognised: Recognised) -> bool:
+        """It may change what a session is: it calls something that nobody knows, or nobody understands it."""
+        return effect_of(recognised).kind is EffectKind.EVERYTHING
+
+    # --- what the sessions report ---
+
+    def session_started(self, _info: SessionInfo) -> None:
+        self.sessions += 1
+
+    def observe(self, outcomes: list[Outcome]) -> None:
+        try:
+            for outcome in outcomes:
+                self.statements += 1
+                self.statistics.observe(outcome)
+                self.slow_log.observe(outcome)
+                findings = self.engine.observe(outcome)
+                if findings:
+                    self._found(findings)
+        except Exception:
+            _log.exception("an outcome could not be accounted for")
+
+    def session_ended(self, info: SessionInfo) -> None:
+        try:
+            self._found(self.engine.end_session(info))
+        except Exception:
+            _log.exception("the findings of session %d are lost", info.session)
+
+    def _rule_failed(self, name: str, error: Exception) -> None:
+        _log.error("rule %s failed and is left out where it does", name, exc_info=error)
+
+    # --- life ---
+
+    async def start(self) -> Address:
+        """Listen. Raises SettingsError where the port cannot be taken."""
+        if self.cache is not None:
+            await self.cache.start()
+            _log.info("cache: dependencies of tables are %s", self.cache.dependencies.mode)
+        try:
+            address = await self.listener.start(self.settings.listen)
+        except OSError as error:
+            if self.cache is not None:
+                await self.cache.stop()
+            reason = (error.strerror or str(error)).lower()
+            raise SettingsError(
+                f"--listen {self.settings.listen}: {reason}; choose another port, or 0 for any"
+            ) from None
+        self._ticker = self._tasks.spawn(self._tick())
+        return address
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_S)
+            self._found(self.engine.tick(time.monotonic()))
+
+    async def drain(self) -> None:
+        """Let transactions end, then stop."""
+        await self.listener.drain(self.settings.drain_timeout_s)
+        await self.stop()
+
+    async def stop(self) -> None:
+        """End everything now."""
+        await self.listener.stop()
+        await self._tasks.close()
+        if self.cache is not None:
+            await self.cache.stop()
+        self.close_units()
+
+    def close_units(self) -> None:
+        """Count the units of work that are still open as ended."""
+        self._found(self.engine.close())
+
+    def _found(self, findings: list[Finding]) -> None:
+        self.findings.add(findings)
+        if self._on_finding is not None:
+            for finding in findings:
+                self._on_finding(finding)
+
+    def report(self, *, show_values: bool = False) -> dict[str, Any]:
+        """The report so far, version 1. Units of work still open are not in it."""
+        return self.findings.to_dict(
+            self.statistics.rows(),
+            self.statements,
+            self.sessions,
+            time.monotonic() - self._started_s,
+            show_values=show_values,
+        )
+
+    def cache_statistics(self) -> dict[str, Any]:
+        """Counters of the cache; empty without one."""
+        return dict(self.cache.statistics()) if self.cache is not None else {}
+
+
+def _allow_rule(rule: Allow) -> AllowRule:
+    return AllowRule(
+        rule.name,
+        rule.ttl_s,
+        tables=frozenset(rule.tables) or None,
+        template=rule.template or None,
+        fingerprint=rule.fingerprint or None,
+    )
+
+
+class Running:
+    """A proxy in a thread of its own. Its figures may be asked for from any thread."""
+
+    def __init__(self, app: App, loop: asyncio.AbstractEventLoop, address: Address) -> None:
+        self._app = app
+        self._loop = loop
+        self.address = address
+
+    @property
+    def port(self) -> int:
+        return self.address.port
+
+    def _ask(self, question: Callable[[], Any]) -> Any:
+        async def answer() -> Any:
+            return question()
+
+        return asyncio.run_coroutine_threadsafe(answer(), self._loop).result(10)
+
+    def report(self) -> dict[str, Any]:
+        """The report, with the units of work that are still open counted as ended."""
+
+        def question() -> dict[str, Any]:
+            self._app.close_units()
+            return self._app.report()
+
+        report: dict[str, Any] = self._ask(question)
+        return report
+
+    def cache_statistics(self) -> dict[str, Any]:
+        statistics: dict[str, Any] = self._ask(self._app.cache_statistics)
+        return statistics
+
+    def slow_statements(self) -> list[dict[str, Any]]:
+        """The last lines of the slow log, as mappings."""
+        lines: list[dict[str, Any]] = self._ask(lambda: list(self._app.slow_log.recent))
+        return lines
+
+
+@contextlib.contextmanager
+def running(settings: Settings, *, slow_findings: bool = False) -> Iterator[Running]:
+    """Run a proxy in a thread until the block ends. Raises SettingsError where it cannot start."""
+    ready: list[Running] = []
+    failed: list[BaseException] = []
+    started = threading.Event()
+    end: list[asyncio.Event] = []
+
+    async def serve() -> None:
+        try:
+            app = App(settings, lambda _line: None, slow_findings=slow_findings)
+            address = await app.start()
+        except BaseException as error:
+            failed.append(error)
+            started.set()
+            return
+        end.append(asyncio.Event())
+        ready.append(Running(app, asyncio.get_running_loop(), address))
+        started.set()
+        await end[0].wait()
+        await app.stop()
+
+    def work() -> None:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve())
+
+    thread = threading.Thread(target=work, name="pgloupe", daemon=True)
+    thread.start()
+    started.wait()
+    if failed:
+        thread.join()
+        raise failed[0]
+    try:
+        yield ready[0]
+    finally:
+        ready[0]._loop.call_soon_threadsafe(end[0].set)
+        thread.join()

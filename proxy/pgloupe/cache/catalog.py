@@ -1,0 +1,237 @@
+"""What the server's catalogs say about who depends on whom, as a `Graph` of bare table names.
+
+Names are bare and folded to lower case: two tables of one name in two schemas, or `"Author"` and `author`, share a version.
+That invalidates too much and never too little, and it needs no search_path.
+
+One pass over the catalogs with seven queries, all on pg_catalog, readable by every role.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+NAME_BYTES: Final = 63
+"""NAMEDATALEN - 1: a longer name is cut by the server."""
+_RELATIONS_LIMIT: Final = 200_000
+
+
+def version_name(table: str) -> str | None:
+    """The name under which the version of a table is kept: bare and in lower case; None for a name that the server would
+    cut, which nobody can compare."""
+    if len(table) > NAME_BYTES * 2 + 1:
+        return None
+    for part in table.split("."):
+        if len(part.encode("utf-8", "surrogateescape")) > NAME_BYTES:
+            return None
+    return table.rpartition(".")[2].lower()
+
+
+def version_names(tables: Iterable[str]) -> frozenset[str] | None:
+    """`version_name` of each; None if one has none."""
+    names = set()
+    for table in tables:
+        name = version_name(table)
+        if not name:
+            return None
+        names.add(name)
+    return frozenset(names)
+
+
+@dataclass(slots=True)
+class Graph:
+    """Relations of one database. Every name is a version name."""
+
+    database: str = ""
+    relations: set[str] = field(default_factory=set)
+    unsafe_reads: dict[str, str] = field(default_factory=dict)
+    """Relations whose reads are never stored, and why."""
+    unsafe_writes: set[str] = field(default_factory=set)
+    """Tables whose writes run code that may write anywhere: triggers, rules, volatile functions in defaults and checks."""
+    views_over: dict[str, set[str]] = field(default_factory=dict)
+    """Relation to the views (not materialised) that read it."""
+    tables_under: dict[str, set[str]] = field(default_factory=dict)
+    """View to the relations it reads."""
+    children: dict[str, set[str]] = field(default_factory=dict)
+    parents: dict[str, set[str]] = field(default_factory=dict)
+    """By partitioning and inheritance."""
+    cascades: dict[str, set[str]] = field(default_factory=dict)
+    """Referenced table to those that a change of it may write: CASCADE, SET NULL, SET DEFAULT."""
+    harmless: set[str] = field(default_factory=set)
+    """User-defined functions that are declared IMMUTABLE or STABLE in all their forms: they write nothing."""
+    shadowing: set[str] = field(default_factory=set)
+    """Names of user-defined functions that are not IMMUTABLE in all their forms."""
+
+    def writes(self, names: Iterable[str]) -> frozenset[str] | None:
+        """The names whose versions a write of these raises; None for everything."""
+        written: set[str] = set()
+        ahead = list(names)
+        while ahead:
+            name = ahead.pop()
+            if name in written:
+                continue
+            if name not in self.relations:
+                return None
+            written.add(name)
+            ahead.extend(self.children.get(name, ()))
+            ahead.extend(self.tables_under.get(name, ()))
+            # a foreign key to a parent counts for its partitions
+            # and so does a trigger
+            for relation in (name, *_closure((name,), self.parents)):
+                if relation in self.unsafe_writes:
+                    return None
+                ahead.extend(self.cascades.get(relation, ()))
+        seen = written | _closure(written, self.parents)
+        return frozenset(seen | _closure(seen, self.views_over))
+
+    def reads(self, names: Iterable[str]) -> frozenset[str] | str:
+        """The names whose versions a read of these depends on, or the reason why it is not stored."""
+        found: set[str] = set()
+        ahead = list(names)
+        while ahead:
+            name = ahead.pop()
+            if name in found:
+                continue
+            if name not in self.relations:
+                return "unknown table"
+            if name in self.unsafe_reads:
+                return self.unsafe_reads[name]
+            found.add(name)
+            ahead.extend(self.children.get(name, ()))
+            ahead.extend(self.tables_under.get(name, ()))
+        return frozenset(found)
+
+
+def _closure(names: Iterable[str], edges: dict[str, set[str]]) -> set[str]:
+    found: set[str] = set()
+    ahead = list(names)
+    while ahead:
+        for name in edges.get(ahead.pop(), ()):
+            if name not in found:
+                found.add(name)
+                ahead.append(name)
+    return found
+
+
+_USER_SCHEMA: Final = "n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname NOT LIKE 'pg\\_toast%'"
+
+RELATIONS: Final = """
+SELECT c.relname, c.relkind::text, c.relpersistence::text, c.relrowsecurity, c.relhasrules, current_database()
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND $USER_SCHEMA
+LIMIT $LIMIT
+"""
+
+INHERITS: Final = """
+SELECT p.relname, c.relname FROM pg_catalog.pg_inherits i
+JOIN pg_catalog.pg_class p ON p.oid = i.inhparent JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid
+WHERE p.relkind IN ('r', 'p', 'f') AND c.relkind IN ('r', 'p', 'f')
+"""
+
+CASCADES: Final = """
+SELECT r.relname, t.relname FROM pg_catalog.pg_constraint k
+JOIN pg_catalog.pg_class r ON r.oid = k.confrelid JOIN pg_catalog.pg_class t ON t.oid = k.conrelid
+WHERE k.contype = 'f' AND (k.confdeltype IN ('c', 'n', 'd') OR k.confupdtype IN ('c', 'n', 'd'))
+"""
+
+# The node trees of rules name each function that the parser resolved, those behind operators and casts included. A view
+# reads what its rule depends on.
+VIEWS: Final = """
+SELECT v.relname, v.relkind::text, array_agg(DISTINCT t.relname::text) FILTER (WHERE t.oid IS NOT NULL)
+FROM pg_catalog.pg_class v JOIN pg_catalog.pg_namespace n ON n.oid = v.relnamespace
+JOIN pg_catalog.pg_rewrite r ON r.ev_class = v.oid AND r.rulename = '_RETURN'
+LEFT JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass AND d.objid = r.oid
+  AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid <> v.oid
+LEFT JOIN pg_catalog.pg_class t ON t.oid = d.refobjid AND t.relkind IN ('r', 'p', 'v', 'm', 'f')
+WHERE v.relkind = 'v' AND $USER_SCHEMA
+GROUP BY v.oid, v.relname, v.relkind
+"""
+
+MOVING_VIEWS: Final = """
+SELECT DISTINCT v.relname
+FROM pg_catalog.pg_class v JOIN pg_catalog.pg_namespace n ON n.oid = v.relnamespace
+JOIN pg_catalog.pg_rewrite r ON r.ev_class = v.oid AND r.rulename = '_RETURN'
+WHERE v.relkind = 'v' AND $USER_SCHEMA AND (
+  r.ev_action::text ~ '\\{(SQLVALUEFUNCTION|NEXTVALUEEXPR|TABLESAMPLECLAUSE|COERCEVIAIO|XMLEXPR)'
+  OR r.ev_action::text ~ ':rowMarks \\(\\{'
+  OR EXISTS (
+    SELECT FROM pg_catalog.regexp_matches(
+      r.ev_action::text, ':(?:funcid|opfuncid|aggfnoid|winfnoid) ([0-9]+)', 'g') AS found(m)
+    LEFT JOIN pg_catalog.pg_proc p ON p.oid = found.m[1]::pg_catalog.oid
+    WHERE found.m[1] <> '0' AND p.provolatile IS DISTINCT FROM 'i'))
+"""
+
+# Triggers of users, except those of the server that only change the row at hand; rules other than those that make a view;
+# defaults and checks with a volatile function that is not written in C.
+UNSAFE_WRITES: Final = """
+SELECT c.relname FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid = t.tgrelid
+JOIN pg_catalog.pg_proc p ON p.oid = t.tgfoid
+WHERE NOT t.tgisinternal AND t.tgenabled <> 'D' AND NOT (
+  p.pronamespace = 'pg_catalog'::pg_catalog.regnamespace AND p.proname IN
+  ('suppress_redundant_updates_trigger', 'tsvector_update_trigger', 'tsvector_update_trigger_column'))
+UNION
+SELECT c.relname FROM pg_catalog.pg_rewrite r JOIN pg_catalog.pg_class c ON c.oid = r.ev_class
+WHERE r.rulename <> '_RETURN' AND r.ev_enabled <> 'D'
+UNION
+SELECT c.relname FROM pg_catalog.pg_depend d
+JOIN pg_catalog.pg_proc p ON d.refclassid = 'pg_catalog.pg_proc'::pg_catalog.regclass AND p.oid = d.refobjid
+JOIN pg_catalog.pg_language l ON l.oid = p.prolang
+LEFT JOIN pg_catalog.pg_attrdef a ON d.classid = 'pg_catalog.pg_attrdef'::pg_catalog.regclass AND a.oid = d.objid
+LEFT JOIN pg_catalog.pg_constraint k ON d.classid = 'pg_catalog.pg_constraint'::pg_catalog.regclass AND k.oid = d.objid
+JOIN pg_catalog.pg_class c ON c.oid = coalesce(a.adrelid, k.conrelid)
+WHERE p.provolatile = 'v' AND l.lanname NOT IN ('c', 'internal')
+"""
+
+FUNCTIONS: Final = """
+SELECT p.proname, bool_and(p.provolatile IN ('i', 's') AND p.prokind <> 'p'), bool_and(p.provolatile = 'i')
+FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespace
+WHERE $USER_SCHEMA GROUP BY p.proname
+"""
+
+QUERIES: Final = tuple(
+    query.replace("$USER_SCHEMA", _USER_SCHEMA).replace("$LIMIT", str(_RELATIONS_LIMIT + 1))
+    for query in (RELATIONS, INHERITS, CASCADES, VIEWS, MOVING_VIEWS, UNSAFE_WRITES, FUNCTIONS)
+)
+
+
+def build_graph(results: list[list[Any]]) -> Graph | None:
+    """The graph from the rows of `QUERIES`, in their order; None where the database has too many relations."""
+    relations, inherits, cascades, views, moving, unsafe, functions = results
+    if len(relations) > _RELATIONS_LIMIT:
+        return None
+    graph = Graph()
+
+    def fold(name: str) -> str:
+        return name.rpartition(".")[2].lower()
+
+    for name, kind, persistence, row_security, _, database in relations:
+        graph.database = database
+        graph.relations.add(fold(name))
+        if persistence == "t":
+            graph.unsafe_reads[fold(name)] = "temporary table"
+        elif kind == "f":
+            graph.unsafe_reads[fold(name)] = "foreign table"
+        elif row_security:
+            graph.unsafe_reads[fold(name)] = "row-level security"
+    for parent, child in inherits:
+        graph.children.setdefault(fold(parent), set()).add(fold(child))
+        graph.parents.setdefault(fold(child), set()).add(fold(parent))
+    for referenced, referencing in cascades:
+        graph.cascades.setdefault(fold(referenced), set()).add(fold(referencing))
+    for view, _, tables in views:
+        for table in tables or ():
+            graph.tables_under.setdefault(fold(view), set()).add(fold(table))
+            graph.views_over.setdefault(fold(table), set()).add(fold(view))
+        unknown = {fold(table) for table in tables or ()} - graph.relations
+        if unknown:
+            graph.unsafe_reads.setdefault(fold(view), "view over system catalogs")
+    for (view,) in moving:
+        graph.unsafe_reads.setdefault(fold(view), "view with a function that is not immutable")
+    graph.unsafe_writes = {fold(name) for (name,) in unsafe}
+    for name, harmless, immutable in functions:
+        if harmless:
+            graph.harmless.add(name.lower())
+        if not immutable:
+            graph.shadowing.add(name.lower())
+    return graph

@@ -1,0 +1,182 @@
+"""The command line. Thin: each command turns its flags into settings and calls the module that does the work.
+
+Whatever is wrong with what the user wrote is one sentence on stderr and exit code 2.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from pgloupe import __version__, compiled
+from pgloupe.config import OPTIONS, load
+from pgloupe.errors import PgloupeError, SettingsError
+from pgloupe.report.render import FORMATS
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_HELP = {option.key: option.help for option in OPTIONS}
+_FLAGS = {
+    "upstream": "upstream",
+    "listen": "listen",
+    "redis": "cache.redis",
+    "slow_ms": "slow_ms",
+    "slow_log_parameters": "slow_log_parameters",
+    "threshold": "n_plus_one.threshold",
+}
+
+
+def _option(flag: str, key: str, metavar: str) -> Callable[[Command], Command]:
+    return click.option(flag, metavar=metavar, help=_HELP[key])
+
+
+def _settings_options(command: Command) -> Command:
+    """The flags that `serve` and `check` share."""
+    for decorate in (
+        _option("--slow-ms", "slow_ms", "MS"),
+        _option("--threshold", "n_plus_one.threshold", "N"),
+        _option("--redis", "cache.redis", "URL"),
+        click.option("--config", metavar="FILE", help="Settings in TOML; pgloupe.toml here, if there is one."),
+        _option("--upstream", "upstream", "URL"),
+    ):
+        command = decorate(command)
+    return command
+
+
+def _keys(flags: dict[str, Any]) -> dict[str, Any]:
+    return {_FLAGS[name]: value for name, value in flags.items() if name in _FLAGS}
+
+
+def _version(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
+    if value and not context.resilient_parsing:
+        click.echo(f"pgloupe {__version__}\ncompiled: {'yes' if compiled() else 'no'}")
+        context.exit()
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.option(
+    "--version", is_flag=True, callback=_version, expose_value=False, is_eager=True, help="Print the version."
+)
+def cli() -> None:
+    """A PostgreSQL proxy that finds N+1 queries, caches whitelisted reads and logs slow statements."""
+
+
+@cli.command()
+@_settings_options
+@_option("--listen", "listen", "HOST:PORT")
+@click.option("--slow-log-parameters", is_flag=True, default=None, help=_HELP["slow_log_parameters"])
+@click.option("--report", metavar="FILE", help="Write the JSON report to FILE at the end.")
+def serve(config: str | None, report: str | None, **flags: Any) -> None:
+    """Run the proxy. Point DATABASE_URL at the address that it prints."""
+    from pgloupe.serve import serve as run  # noqa: PLC0415 (asyncio and redis are not needed for --help)
+
+    sys.exit(run(load(_keys(flags), os.environ, config), report))
+
+
+@cli.command(context_settings={"ignore_unknown_options": True})
+@_settings_options
+@click.option("--format", "form", type=click.Choice(FORMATS), default="text", show_default=True, help="Of the report.")
+@click.option("--output", metavar="FILE", help="Where the report goes; standard output by default.")
+@click.option("--fail-on", metavar="RULES", help="Rules that fail the check, with commas between; all by default.")
+@click.option("--env", "variables", metavar="NAME", multiple=True, help="Rewrite this variable like DATABASE_URL.")
+@click.option("--show-values", is_flag=True, help="Show statements as sent, with their values.")
+@click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="-- CMD …")
+def check(
+    config: str | None,
+    form: str,
+    output: str | None,
+    fail_on: str | None,
+    variables: tuple[str, ...],
+    show_values: bool,
+    command: tuple[str, ...],
+    **flags: Any,
+) -> None:
+    """Run CMD behind the proxy and report what it did to the database.
+
+    CMD finds the proxy in DATABASE_URL and PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE. Exit code: CMD's own if it is
+    not 0; 1 if a finding fails the check; 0 otherwise; 2 for a usage error.
+    """
+    from pgloupe.check import Plan  # noqa: PLC0415
+    from pgloupe.check import check as run  # noqa: PLC0415
+
+    keys = _keys(flags)
+    if not command:
+        raise click.UsageError("no command to check: write it behind --, as in: pgloupe check -- pytest")
+    if keys["upstream"] is None and not os.environ.get("PGLOUPE_UPSTREAM"):
+        keys["upstream"] = os.environ.get("DATABASE_URL") or None
+    settings = load({**keys, "listen": "127.0.0.1:0"}, os.environ, config)
+    sys.exit(run(settings, Plan(command, form, output, fail_on, variables, show_values)))
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print the report and the figures as JSON.")
+def demo(as_json: bool) -> None:
+    """Show what pgloupe does, on a PostgreSQL and a shop of its own."""
+    from pgloupe.demo.run import main as run  # noqa: PLC0415
+
+    sys.exit(run(as_json=as_json))
+
+
+@cli.command()
+@click.argument("sql", required=False)
+def fingerprint(sql: str | None) -> None:
+    """Print FINGERPRINT <tab> TEMPLATE of SQL, or of each line of standard input, a JSON string each."""
+    from pgloupe_rules.fingerprint import Recognition  # noqa: PLC0415
+
+    recognise = Recognition()
+
+    def show(text: str) -> None:
+        found = recognise(text) or ()
+        for item in found:
+            click.echo(f"{item.template.fingerprint}\t{' '.join(item.template.text.split())}")
+        if not found:
+            click.echo(f"{'0' * 16}\t")
+
+    if sql is not None:
+        show(sql)
+        return
+    if sys.stdin.isatty():
+        raise click.UsageError("no SQL: give a statement, or JSON strings on standard input, one a line")
+    failed = False
+    for number, line in enumerate(sys.stdin, 1):
+        if not line.strip():
+            continue
+        try:
+            text = json.loads(line)
+        except ValueError:
+            text = None
+        if isinstance(text, str):
+            show(text)
+        else:
+            failed = True
+            click.echo(f"pgloupe: line {number}: not a JSON string", err=True)
+    if failed:
+        sys.exit(2)
+
+
+def main() -> None:
+    """The entry point: errors that are the user's to mend are one sentence and exit code 2."""
+    try:
+        cli.main(prog_name="pgloupe", standalone_mode=False)
+    except click.exceptions.Exit as error:
+        sys.exit(error.exit_code)
+    except click.UsageError as error:
+        where = f" {error.ctx.info_name}" if error.ctx is not None and error.ctx.parent is not None else ""
+        click.echo(f"pgloupe{where}: {error.format_message()}\nTry 'pgloupe{where} --help'.", err=True)
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except SettingsError as error:
+        click.echo(f"pgloupe: {error}", err=True)
+        sys.exit(2)
+    except PgloupeError as error:
+        click.echo(f"pgloupe: {error}", err=True)
+        sys.exit(1)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(1)

@@ -1,0 +1,132 @@
+"""Does what sessions with a cache ask for: looks up, marks, releases, stores.
+
+With memory alone everything happens at once and the link goes on in the same breath. With Redis it may take a moment; then
+the session stays blocked, and the link is called again when the answer is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from typing import TypeVar
+
+from pgloupe.cache.cache import Answer, Cache, Read, Ticket
+from pgloupe.cache.entry import Entry
+from pgloupe.cache.invalidation import Mark
+from pgloupe.cache.key import EXTENDED, SIMPLE, cache_key, session_part
+from pgloupe.net.link import clock
+from pgloupe.net.tasks import Tasks
+from pgloupe.session.actions import Action, Ask, BeginWrite, EndWrite, Fill
+from pgloupe.session.gate import GatedSession
+from pgloupe_rules.shape import shape_of
+
+T = TypeVar("T")
+
+
+class CacheDesk:
+    """`server` names the server in keys; `limits` gives the largest entry of each rule in bytes."""
+
+    def __init__(self, cache: Cache, server: str, limits: Mapping[str, int], tasks: Tasks) -> None:
+        self._cache = cache
+        self._server = server
+        self._limits = limits
+        self._tasks = tasks
+
+    def perform(self, action: Action, session: GatedSession, again: Callable[[], None]) -> None:
+        """See `link.Desk`."""
+        if isinstance(action, Ask):
+            self._ask(action, session, again)
+        elif isinstance(action, Fill):
+            self._fill(action)
+        elif isinstance(action, BeginWrite):
+            self._begin(action, session, again)
+        else:
+            self._end(action, session, again)
+
+    def _ask(self, ask: Ask, session: GatedSession, again: Callable[[], None]) -> None:
+        info = session.info
+        limit_bytes = self._limits.get(ask.rule.rule, 0)
+        key = cache_key(
+            session_part(self._server, info.database, info.user, "", ask.context),
+            SIMPLE if ask.simple else EXTENDED,
+            ask.recognised.bare,
+            ask.oids,
+            parameters=(ask.parameters,),
+            result_formats=ask.results,
+            row_description=ask.described,
+        )
+        functions = shape_of(ask.recognised.template).functions
+        rule = ask.rule
+        answer = self._cache.lookup(
+            Read(key, rule.tables, rule.rule, rule.ttl_s, limit_bytes, functions, info.database)
+        )
+
+        def tell(found: Answer) -> None:
+            entry = found.entry
+            session.answered(
+                (entry.head, entry.body) if entry is not None else None, found.ticket, limit_bytes, clock()
+            )
+
+        if isinstance(answer, Answer):
+            tell(answer)
+        else:
+            self._later(answer, tell, again)
+
+    def _fill(self, fill: Fill) -> None:
+        capture = fill.capture
+        ticket = capture.ticket
+        if isinstance(ticket, Ticket):
+            entry = Entry(capture.row_description, b"".join(capture.body), capture.rows, fill.server_s)
+            self._cache.fill(ticket, entry)
+
+    def _begin(self, begin: BeginWrite, session: GatedSession, again: Callable[[], None]) -> None:
+        database = session.info.database
+        if isinstance(begin.mark, Mark):
+            mark = self._cache.extend(begin.mark, begin.tables, database=database)
+        else:
+            mark = self._cache.begin_write(begin.tables, database=database)
+
+        def tell(made: Mark) -> None:
+            session.marked(made, clock())
+
+        if isinstance(mark, Mark):
+            tell(mark)
+        else:
+            self._later(mark, tell, again)
+
+    def _end(self, end: EndWrite, session: GatedSession, again: Callable[[], None]) -> None:
+        mark = end.mark
+        if not isinstance(mark, Mark):
+            return
+        if end.lost:
+            ended = self._cache.lose_write(mark)
+            if ended is not None:
+                self._later(ended, lambda _: None, lambda: None)
+            return
+        if not end.again:
+            ended = self._cache.end_write(mark)
+            if ended is None:
+                session.unmarked(None, clock())
+            else:
+                self._later(ended, lambda _: session.unmarked(None, clock()), again)
+            return
+        # the new mark is made before the old one ends, so that the tables are dirty all the time
+        fresh = self._cache.begin_write(end.tables, database=session.info.database)
+        ended = self._cache.end_write(mark)
+        if isinstance(fresh, Mark) and ended is None:
+            session.unmarked(fresh, clock())
+        else:
+            self._later(_both(fresh, ended), lambda made: session.unmarked(made, clock()), again)
+
+    def _later(self, result: Awaitable[T], tell: Callable[[T], None], again: Callable[[], None]) -> None:
+        async def wait() -> None:
+            tell(await result)
+            again()
+
+        self._tasks.spawn(wait())
+
+
+async def _both(fresh: Mark | Awaitable[Mark], ended: Awaitable[None] | None) -> Mark:
+    mark = fresh if isinstance(fresh, Mark) else await fresh
+    if ended is not None:
+        await ended
+    return mark

@@ -1,0 +1,97 @@
+"""`pgloupe serve`: the proxy until a signal ends it.
+
+Standard output gets the DATABASE_URL to use and the line `listening on HOST:PORT`, which says that the proxy is ready; log,
+slow log and findings go to standard error. SIGTERM drains: nobody is accepted any more, open transactions may end. SIGINT,
+and a second signal of either kind, ends at once. Exit code 0 after either, 2 where the proxy could not start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import signal
+import sys
+from pathlib import Path
+from typing import Final
+
+import uvloop
+
+from pgloupe.app import App
+from pgloupe.config import Settings
+from pgloupe.errors import SettingsError
+from pgloupe.report.model import Report
+from pgloupe.report.wording import headline
+from pgloupe.urls import proxy_url
+from pgloupe_rules.types import Finding
+
+_log = logging.getLogger("pgloupe")
+
+MAX_ANNOUNCED: Final = 1_000
+
+
+def _slow_line(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+class _Announcer:
+    """Logs a finding when it is made for the first time."""
+
+    def __init__(self) -> None:
+        self._seen: set[tuple[str, str]] = set()
+
+    def __call__(self, finding: Finding) -> None:
+        key = (finding.rule, finding.fingerprint)
+        if key in self._seen or len(self._seen) >= MAX_ANNOUNCED:
+            return
+        self._seen.add(key)
+        alone = Report()
+        alone.add([finding])
+        shown = alone.to_dict([], 0, 0, 0.0)["findings"][0]
+        _log.warning("%s [%s] %s", headline(shown), finding.fingerprint, finding.template[:200])
+
+
+def _check_writable(path: str) -> None:
+    try:
+        Path(path).open("a", encoding="utf-8").close()
+    except OSError as error:
+        raise SettingsError(f"--report {path}: {(error.strerror or str(error)).lower()}") from None
+
+
+async def _serve(settings: Settings, report: str | None) -> None:
+    app = App(settings, _slow_line, on_finding=_Announcer())
+    signals: asyncio.Queue[int] = asyncio.Queue()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signals.put_nowait, number)
+    address = await app.start()
+    sys.stdout.write(f"DATABASE_URL={proxy_url(settings.upstream, address, password=False)}\n")
+    sys.stdout.write(f"listening on {address}\n")
+    sys.stdout.flush()
+    if await signals.get() == signal.SIGTERM:
+        _log.info("draining, for %g s at most", settings.drain_timeout_s)
+        draining = asyncio.ensure_future(app.drain())
+        again = asyncio.ensure_future(signals.get())
+        await asyncio.wait((draining, again), return_when=asyncio.FIRST_COMPLETED)
+        again.cancel()
+        if not draining.done():
+            draining.cancel()
+            await asyncio.gather(draining, return_exceptions=True)
+    await app.stop()
+    if report is not None:
+        text = json.dumps(app.report(), indent=2)
+        await asyncio.to_thread(Path(report).write_text, text + "\n", encoding="utf-8")
+    _log.info("%d statements in %d sessions", app.statements, app.sessions)
+
+
+def serve(settings: Settings, report: str | None) -> int:
+    """Run until a signal. Gives the exit code. Raises SettingsError where the proxy cannot start."""
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", force=True
+    )
+    if report is not None:
+        _check_writable(report)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(settings, report))
+    return 0

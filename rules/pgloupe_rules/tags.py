@@ -1,0 +1,55 @@
+"""Tags in SQL comments: the sqlcommenter format (`key='value'`, URL-encoded) and that of Rails' marginalia
+(`key:value`). https://google.github.io/sqlcommenter/spec/
+
+Comments come from the application, so nothing in them is trusted: their number and their length are bounded.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final
+from urllib.parse import unquote
+
+from pgloupe_rules.types import NO_TAGS
+
+MAX_TAGS: Final = 32
+MAX_COMMENT: Final = 4096
+"""Characters of a comment that are looked at."""
+MAX_VALUE: Final = 256
+"""Characters of a value that are kept."""
+
+_QUOTED: Final = re.compile(r"\s*+([^\s='\",:]++)\s*+=\s*+'((?:[^'\\]++|\\.)*+)'\s*+(?:,|\Z)", re.DOTALL)
+_PLAIN: Final = re.compile(r"\s*+([A-Za-z_][A-Za-z0-9_.-]*+):([^,\s]++)\s*+(?:,|\Z)")
+
+
+def parse(comment_text: str) -> dict[str, str]:
+    """The tags of one comment, given with or without its `/* */` or `--`. A comment that is not all tags gives `{}`."""
+    body = comment_text[:MAX_COMMENT].strip()
+    if body.startswith("/*"):
+        body = body[2:]
+    elif body.startswith("--"):
+        body = body[2:]
+    body = body.removesuffix("*/").strip()
+    pattern = _QUOTED if "='" in body or "= '" in body else _PLAIN
+    out: dict[str, str] = {}
+    position = 0
+    while position < len(body) and len(out) < MAX_TAGS:
+        found = pattern.match(body, position)
+        if found is None:
+            return {}
+        key, value = found.groups()
+        if pattern is _QUOTED:
+            key, value = unquote(key), unquote(value.replace("\\'", "'"))
+        out[key[:MAX_VALUE]] = value[:MAX_VALUE]
+        position = found.end()
+    return out
+
+
+def merge(comments: list[str]) -> Mapping[str, str]:
+    """The tags of several comments; of equal keys the last counts."""
+    out: dict[str, str] = {}
+    for comment in comments[:MAX_TAGS]:
+        if ":" in comment or "=" in comment:
+            out.update(parse(comment))
+    return out or NO_TAGS

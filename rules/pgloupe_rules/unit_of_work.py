@@ -1,0 +1,199 @@
+"""Where one request's statements begin and end.
+
+Nobody tells the wire which statements belong to one request, job or test, so the boundaries are inferred, per session:
+
+- the session ends, or `DISCARD ALL` throws its state away;
+- the frontend is silent while no transaction is open for longer than an idle gap. The gap is a floor from the settings
+  or ten times the median silence of this session, whichever is longer, so that a slow loop is not cut at each turn;
+- a trace tag changes (`traceparent`, a request id, or the route that sqlcommenter writes). A tag that is different on
+  every statement names the statement and not the request: it counts only after two statements have carried one value;
+- a hard limit on statements, so that a busy pooled connection does not make a unit that never ends.
+
+A transaction boundary does not end the unit of work: an ORM that commits inside a loop, or reads its list before it
+begins, would be torn apart. It is evidence of another kind, and rules weigh it: without value flow, repeats are added
+up only within one transaction, and repeats in a transaction each need a list that they came from. So jobs and requests
+that follow each other on one connection, `BEGIN … COMMIT` each, are not added up though no boundary was seen.
+
+A pool's reset between two check-outs (`SELECT pg_advisory_unlock_all(); CLOSE ALL; …`, `ROLLBACK`) ends nothing: pools
+send it between the iterations of a loop as well.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Final, final
+
+from pgloupe_rules.types import Outcome, SessionInfo, Statement
+
+MAX_STATEMENTS: Final = 20_000
+"""Statements in one unit of work; it ends there and the next begins."""
+MAX_TAGS: Final = 16
+"""Tag names kept for one unit of work, and values kept for one name."""
+MAX_TAG_CHARS: Final = 200
+
+GAP_FACTOR: Final = 10.0
+"""A silence this many times longer than the session's median is no part of a loop."""
+GAP_CEILING: Final = 4.0
+"""The adapted gap is at most this many times the floor."""
+_MEDIAN_STEP: Final = 1.25
+_MEDIAN_LEAST_S: Final = 1e-5
+
+_REQUEST_TAGS: Final = ("request_id", "requestid", "x_request_id", "correlation_id", "job_id")
+_PLACE_TAGS: Final = ("route", "controller", "action", "job", "job_class", "handler")
+_STATEMENT_TAGS: Final = frozenset({"traceparent", "tracestate", *_REQUEST_TAGS})
+"""Tags whose values name one request: worth nothing in a report that adds up many."""
+
+_DISCARD_ALL: Final = re.compile(r"DISCARD\s+ALL\b", re.IGNORECASE)
+_ENDS: Final = re.compile(r"(?:COMMIT|END|ABORT|ROLLBACK|PREPARE\s+TRANSACTION)\b", re.IGNORECASE)
+_ROLLBACK_TO: Final = re.compile(
+    r"ROLLBACK\s+(?:WORK\s+|TRANSACTION\s+)?TO\b|.*\bAND\s+CHAIN\b", re.IGNORECASE | re.DOTALL
+)
+_CONTROL_HEADS: Final = frozenset({"BEG", "STA", "COM", "END", "ABO", "ROL", "PRE"})
+_BEGINS: Final = re.compile(r"(?:BEGIN|START\s+TRANSACTION)\b", re.IGNORECASE)
+
+
+def leaves_transaction_open(outcome: Outcome) -> bool:
+    """Whether a transaction block is open after this statement, as far as its text and its status tell."""
+    statement = outcome.statement
+    text = statement.template.text
+    if text[:3].upper() in _CONTROL_HEADS:
+        if _BEGINS.match(text):
+            return True
+        if _ENDS.match(text):
+            return _ROLLBACK_TO.match(text) is not None
+    return statement.status != "I" or statement.transaction != 0
+
+
+def trace_id(tags: Mapping[str, str]) -> str:
+    """What names the request in a statement's tags: the trace id of a W3C `traceparent`, or a request id; else ""."""
+    traceparent = tags.get("traceparent", "")
+    if traceparent:
+        parts = traceparent.split("-")
+        return parts[1] if len(parts) >= 4 else traceparent
+    for name in _REQUEST_TAGS:
+        value = tags.get(name, "")
+        if value:
+            return value
+    return ""
+
+
+def _place(tags: Mapping[str, str]) -> tuple[str, ...]:
+    return tuple(tags.get(name, "") for name in _PLACE_TAGS)
+
+
+_NO_PLACE: Final = _place({})
+
+
+@final
+class UnitOfWork:
+    """Follows one session and says where its units of work begin and end. The caller asks `begins` before and
+    `ends` after each outcome, calls `add` in between, and `reset` when it has closed a unit."""
+
+    __slots__ = (
+        "_finished_s",
+        "_idle_gap_s",
+        "_median_gap_s",
+        "_open",
+        "_place",
+        "_trace",
+        "_trace_seen",
+        "session",
+        "statements",
+        "tags",
+    )
+
+    def __init__(self, session: SessionInfo, idle_gap_s: float) -> None:
+        self.session = session
+        self._idle_gap_s = idle_gap_s
+        self._median_gap_s = _MEDIAN_LEAST_S
+        self._finished_s = 0.0
+        self._open = False
+        self.statements = 0
+        self.tags: dict[str, list[str]] = {}
+        self._trace = ""
+        self._trace_seen = 0
+        self._place = _NO_PLACE
+
+    def reset(self) -> None:
+        """A new unit begins. The session's rhythm and whether a transaction is open stay known."""
+        self.statements = 0
+        self.tags = {}
+        self._trace = ""
+        self._trace_seen = 0
+        self._place = _NO_PLACE
+
+    @property
+    def in_transaction(self) -> bool:
+        """Whether a transaction block is open after the last statement."""
+        return self._open
+
+    def gap_s(self) -> float:
+        """The silence outside of a transaction that ends the unit, in seconds."""
+        floor = self._idle_gap_s
+        return max(floor, min(GAP_FACTOR * self._median_gap_s, GAP_CEILING * floor))
+
+    def idle(self, now_s: float) -> bool:
+        """Whether the unit has ended by silence, seen at `now_s`."""
+        return self.statements > 0 and not self._open and now_s - self._finished_s > self.gap_s()
+
+    def begins(self, statement: Statement) -> bool:
+        """Whether this statement is the first of a new unit of work."""
+        if not self.statements:
+            return False
+        if self.statements >= MAX_STATEMENTS:
+            return True
+        if self._open or statement.status != "I":
+            return False
+        tags = statement.tags
+        if tags:
+            trace = trace_id(tags)
+            if trace and self._trace:
+                if trace == self._trace:
+                    return False
+                if self._trace_seen >= 2:
+                    return True
+            place = _place(tags)
+            if place != self._place and _NO_PLACE not in (place, self._place):
+                return True
+        return statement.received_s - self._finished_s > self.gap_s()
+
+    def add(self, outcome: Outcome) -> None:
+        """Take the outcome of a statement of this unit in."""
+        statement = outcome.statement
+        if self.statements:
+            gap = statement.received_s - self._finished_s
+            if gap > self._median_gap_s:
+                self._median_gap_s *= _MEDIAN_STEP
+            elif self._median_gap_s > _MEDIAN_LEAST_S:
+                self._median_gap_s /= _MEDIAN_STEP
+        self.statements += 1
+        self._finished_s = max(outcome.finished_s, statement.received_s)
+        self._open = leaves_transaction_open(outcome)
+        if statement.tags:
+            self._add_tags(statement.tags)
+
+    def _add_tags(self, tags: Mapping[str, str]) -> None:
+        trace = trace_id(tags)
+        if trace:
+            if trace == self._trace:
+                self._trace_seen += 1
+            else:
+                self._trace, self._trace_seen = trace, 1
+        place = _place(tags)
+        if place != _NO_PLACE:
+            self._place = place
+        for name, value in tags.items():
+            if name in _STATEMENT_TAGS:
+                continue
+            values = self.tags.get(name)
+            if values is None:
+                if len(self.tags) < MAX_TAGS:
+                    self.tags[name[:MAX_TAG_CHARS]] = [value[:MAX_TAG_CHARS]]
+            elif value not in values and len(values) < MAX_TAGS:
+                values.append(value[:MAX_TAG_CHARS])
+
+    def ends(self, outcome: Outcome) -> bool:
+        """Whether the unit of work is over after this outcome."""
+        text = outcome.statement.template.text
+        return text[:3].upper() == "DIS" and _DISCARD_ALL.match(text) is not None

