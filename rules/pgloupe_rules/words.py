@@ -52,6 +52,7 @@ AFTER: Final[dict[str, frozenset[str]]] = {
     "rows": _words("first next"),
     "current": _words("between and where"),
     "sets": _words("grouping"),
+    "ties": _words("with"),
 }
 """Words in upper case only after one of these."""
 

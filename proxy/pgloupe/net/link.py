@@ -25,7 +25,6 @@ from pgloupe.errors import PgloupeError, ServerUnreachable
 from pgloupe.session.actions import Action
 from pgloupe.session.gate import GatedSession
 from pgloupe.session.session import Session
-from pgloupe.session.states import Phase
 from pgloupe.wire.backend import build_error_response
 from pgloupe.wire.frontend import build_terminate
 from pgloupe_rules.types import Outcome, SessionInfo
@@ -260,8 +259,9 @@ class Link:
             return
         if self.session.can_inject and not self._frontend.is_closing():
             self.inject(error)
-        if self._backend is not None and not self._backend.is_closing() and self.session.phase == Phase.READY:
-            self._backend.write(build_terminate())
+        backend = self._backend
+        if backend is not None and not (backend.is_closing() or self._frontend_ended) and self.session.idle:
+            backend.write(build_terminate())
         self._close()
 
     def abort(self) -> None:

@@ -27,6 +27,8 @@ class Ask:
     parameters: bytes
     """Formats and values of the Bind as sent, without its names; b"" for a simple Query."""
     results: Formats
+    limit: int
+    """Row limit, 0 for none."""
     described: bool
     """The answer begins with a RowDescription."""
 

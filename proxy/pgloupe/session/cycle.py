@@ -1,7 +1,8 @@
 """Which frames at the head of the frontend's queue make a cycle that may be answered here.
 
-A cycle is one simple Query with one statement, or `[Parse] Bind [Describe portal] Execute Sync` on the unnamed portal
-without a row limit. A Parse in it must be that of the unnamed statement: a named one goes to the server, which costs one
+A cycle is one simple Query with one statement, or `[Parse] Bind [Describe portal] Execute Sync` on the unnamed portal. A row
+limit is part of the question: with Sync right behind it the portal ends, so the rows up to the limit are the whole answer
+(asyncpg's fetchrow and fetchval ask so); the answer is kept for that limit only. A Parse in it must be that of the unnamed statement: a named one goes to the server, which costs one
 round trip in the life of a session, and the server really has what the client believes it has.
 
 What may yet become a cycle (its last frames have not arrived) is held only while the text is known to be one that a rule
@@ -41,7 +42,7 @@ MAX_CYCLE_FRAME_BYTES: Final = 65_536
 class Cycle:
     """A cycle found at the head of the queue, `length` frames long. `length` is NONE or PARTIAL where there is none."""
 
-    __slots__ = ("bind", "described", "length", "parse", "prepared", "query", "recognised", "simple")
+    __slots__ = ("bind", "described", "length", "limit", "parse", "prepared", "query", "recognised", "simple")
 
     def __init__(self, length: int) -> None:
         self.length = length
@@ -54,6 +55,8 @@ class Cycle:
         self.bind = b""
         self.described = False
         """A RowDescription is part of the reply."""
+        self.limit = 0
+        """Row limit of the Execute, 0 for none."""
 
 
 _NO_CYCLE: Final = Cycle(NONE)
@@ -107,7 +110,10 @@ def _find(queue: deque[QueuedFrame], statements: Statements, recognise: Recognis
         cycle.described = True
         position += 1
     if position < len(queue):
-        if queue[position][0] != FrontendCode.EXECUTE or parse_execute(queue[position][1]) != ("", 0):
+        if queue[position][0] != FrontendCode.EXECUTE:
+            return _NO_CYCLE
+        portal, cycle.limit = parse_execute(queue[position][1])
+        if portal:
             return _NO_CYCLE
         position += 1
         if position < len(queue):

@@ -163,7 +163,7 @@ class GatedSession(Session):
             if not any(results):
                 results = ()  # all text, in each of its spellings
             oids = cycle.prepared.oids
-        return Ask(rule, context, recognised, cycle.simple, oids, parameters, results, cycle.described)
+        return Ask(rule, context, recognised, cycle.simple, oids, parameters, results, cycle.limit, cycle.described)
 
     def answered(
         self, answer: tuple[bytes, bytes] | None, ticket: object | None, limit_bytes: int, now_s: float
@@ -378,8 +378,10 @@ class GatedSession(Session):
     def _collect(self, capture: Capture, code: int, raw: bytes, count: int) -> None:
         if code == BackendCode.READY_FOR_QUERY:
             self._capture = None
-            if not capture.spoilt and capture.tag.startswith("SELECT") and raw[-1:] == b"I":
+            if not capture.spoilt and capture.complete and raw[-1:] == b"I":
                 self.actions.append(Fill(capture, self.observer.last_server_s))
+        elif code in _UNSTORED:
+            return
         elif count < WHOLE or code not in _STORED:
             capture.spoil()
         elif code == BackendCode.ROW_DESCRIPTION:
@@ -388,11 +390,12 @@ class GatedSession(Session):
         elif code == BackendCode.DATA_ROW:
             capture.add(raw)
             capture.rows += count
-        elif code == BackendCode.COMMAND_COMPLETE:
-            if capture.tag:
+        else:
+            ended = code == BackendCode.PORTAL_SUSPENDED or parse_command_complete(raw).startswith("SELECT")
+            if capture.complete or not ended:
                 capture.spoil()
             capture.add(raw)
-            capture.tag = parse_command_complete(raw)
+            capture.complete = True
 
     # --- ends ---
 
@@ -438,13 +441,15 @@ _MAY_WRITE: Final = frozenset({FrontendCode.QUERY, FrontendCode.EXECUTE, Fronten
 
 _SWALLOWED: Final = frozenset({BackendCode.PARSE_COMPLETE, BackendCode.CLOSE_COMPLETE})
 
+_UNSTORED: Final = frozenset({BackendCode.PARSE_COMPLETE, BackendCode.BIND_COMPLETE})
+"""Part of the reply, but made anew for each answer."""
+
 _STORED: Final = frozenset(
     {
-        BackendCode.PARSE_COMPLETE,
-        BackendCode.BIND_COMPLETE,
         BackendCode.ROW_DESCRIPTION,
         BackendCode.DATA_ROW,
         BackendCode.COMMAND_COMPLETE,
+        BackendCode.PORTAL_SUSPENDED,
     }
 )
 
@@ -454,12 +459,12 @@ def _union(one: Tables | None, other: Tables | None) -> Tables | None:
 
 
 def _split(body: bytes) -> tuple[bytes, str]:
-    """The rows of a stored answer and its command tag."""
+    """The rows of a stored answer and its command tag; "" where it ends by a row limit."""
     rows = b""
     tag = ""
     for code, raw, _ in FrameReader(join_rows=True).feed(body):
         if code == BackendCode.DATA_ROW:
             rows = raw
-        else:
+        elif code == BackendCode.COMMAND_COMPLETE:
             tag = parse_command_complete(raw)
     return rows, tag

@@ -17,7 +17,7 @@ from typing import Final
 from pgloupe.errors import ProtocolViolation
 from pgloupe.session.context import Context
 from pgloupe.session.pipeline import Kind, Pipeline, Request
-from pgloupe.session.results import Result, columns_of, take_sample
+from pgloupe.session.results import Result, columns_of, count_rows, take_sample
 from pgloupe.session.statements import UNKNOWN, Portal, Prepared, Statements
 from pgloupe.wire.backend import (
     error_sqlstate,
@@ -385,9 +385,10 @@ class Observer:
         """The cache answered a request that never entered the pipeline."""
         request.dispatched_s = received_s
         request.bytes = len(rows)
-        request.rows = tag_rows(tag)
-        take_sample(request, rows)
-        self._end(request, Status.COMPLETE, received_s, now_s, tag)
+        request.rows = count_rows(rows)
+        if rows:
+            take_sample(request, rows)
+        self._end(request, Status.COMPLETE if tag else Status.SUSPENDED, received_s, now_s, tag)
         self.outcomes[-1].cache = "hit"
 
     def _end_all(

@@ -101,7 +101,7 @@ class Request:
 class Capture:
     """Collects the replies of one cycle for the cache. `ticket` is the cache's; given up when anything is unusual."""
 
-    __slots__ = ("body", "limit_bytes", "row_description", "rows", "size", "spoilt", "tag", "ticket")
+    __slots__ = ("body", "complete", "limit_bytes", "row_description", "rows", "size", "spoilt", "ticket")
 
     def __init__(self, ticket: object, limit_bytes: int) -> None:
         self.ticket = ticket
@@ -110,7 +110,8 @@ class Capture:
         self.body: list[bytes] = []
         self.size = 0
         self.rows = 0
-        self.tag = ""
+        self.complete = False
+        """The command tag, or PortalSuspended, was seen."""
         self.spoilt = False
 
     def add(self, raw: bytes) -> None:

@@ -67,6 +67,15 @@ def take_sample(request: Request, raw: bytes) -> None:
         request.sample.append(raw)
 
 
+def count_rows(raw: bytes) -> int:
+    """How many frames there are in a run of DataRow frames."""
+    count = position = 0
+    while position + 5 <= len(raw):
+        position += 1 + int.from_bytes(raw[position + 1 : position + 5], "big")
+        count += 1
+    return count
+
+
 def _whole_rows(raw: bytes, room: int) -> bytes:
     """The rows that fit into `room` bytes."""
     end = 0

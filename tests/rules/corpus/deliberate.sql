@@ -10,8 +10,6 @@ select a from public.deliberate
 select a from log_2025
 select a from log_2026
 
-select a from x12.y
-
 -- in and =: a list is a batch, an equality is one row
 select a from d where e = 1
 select a from d where e in (1)
@@ -124,10 +122,6 @@ select * from h(1) x (e)
 select * from d x
 select * from d as x (e)
 
--- ANY (SELECT …) with more parentheses: parentheses after ANY stay
-select e from d where f = any (select a from g)
-select e from d where f = any ((select a from g))
-
 -- constants of DDL: numbers there are no values but part of the definition
 create table d (e int default 1)
 create table d (e int default 2)
@@ -153,11 +147,11 @@ vacuum (analyze) d
 copy d from stdin csv
 copy d from stdin with (format csv)
 
--- default mode of LOCK
+-- default mode of LOCK: a default is not written out
 lock d
 lock d in access exclusive mode
 
--- SHOW TRANSACTION ISOLATION LEVEL
+-- SHOW TRANSACTION ISOLATION LEVEL: the old syntax of a setting
 show transaction isolation level
 show transaction_isolation
 
@@ -169,7 +163,7 @@ select e::pg_catalog.int4 from d
 alter user n password 'x'
 alter user n with password 'x'
 
--- order of options of EXECUTE arguments and constants of CALL: each is a placeholder
+-- arguments of CALL: each is a placeholder
 call n(1)
 call n(1, 2)
 

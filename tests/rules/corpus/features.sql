@@ -504,7 +504,7 @@ select a from t fetch first row only
 select a from t fetch first 5 rows only
 select a from t fetch next 1 row only
 
-select a from t fetch first 5 rows with ties
+select a from t order by b fetch first 5 rows with ties
 
 select a from t limit 1 offset 2
 select a from t offset 2 limit 1

@@ -140,6 +140,7 @@ SELECT "Post"."id", "Post"."title", "author"."id" AS "author.id" FROM "Posts" AS
 SELECT "Post"."id", "Post"."title", "author"."id" FROM "Posts" AS "Post" LEFT JOIN "Authors" AS "author" ON "Post"."authorId" = "author"."id" WHERE "Post"."id" = $1
 
 SELECT count("Post"."id") AS "count" FROM "Posts" AS "Post" WHERE "Post"."authorId" = 1
+
 SELECT count("Post"."id")::integer AS "count" FROM "Posts" AS "Post"
 
 INSERT INTO "Posts" ("id","title","createdAt") VALUES (DEFAULT,$1,$2) RETURNING "id","title","createdAt"

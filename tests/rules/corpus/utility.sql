@@ -273,7 +273,6 @@ create trigger g before insert on t for each row execute function f()
 create role u
 
 create role u login password 'x'
-create role u login password 'y'
 
 create policy p on t using (a = current_user)
 
@@ -306,7 +305,6 @@ alter table t enable row level security
 alter sequence s restart
 
 alter role u password 'x'
-alter role u password 'y'
 
 alter system set a = 1
 
