@@ -13,7 +13,8 @@ import psycopg
 import pytest
 import redis
 
-from pgloupe.demo.server import OwnServer, PostgresServer, ServerFailed, wheel_binaries
+from pgloupe.demo.process import OwnServer, ServerFailed
+from pgloupe.demo.server import PostgresServer, wheel_binaries
 from support import servers
 
 

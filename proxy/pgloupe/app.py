@@ -127,8 +127,9 @@ class App:
         return effect.tables
 
     def strange(self, recognised: Recognised) -> bool:
-        """It may change what a session is: it calls something that nobody knows, or nobody understands it."""
-        return effect_of(recognised).kind is EffectKind.EVERYTHING
+        """It may change what a session is: it calls something that nobody knows, or nobody understands it, or it sets by a
+        function what SET sets by a statement."""
+        return effect_of(recognised).kind is EffectKind.EVERYTHING or "set_config" in recognised.template.text
 
     # --- what the sessions report ---
 

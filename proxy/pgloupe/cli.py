@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from hashlib import blake2b
 from typing import Any, TypeVar
 
 import click
@@ -17,6 +18,7 @@ from pgloupe import __version__, compiled
 from pgloupe.config import OPTIONS, load
 from pgloupe.errors import PgloupeError, SettingsError
 from pgloupe.report.render import FORMATS
+from pgloupe_rules.types import Recognised
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -125,20 +127,24 @@ def demo(as_json: bool) -> None:
 @cli.command()
 @click.argument("sql", required=False)
 def fingerprint(sql: str | None) -> None:
-    """Print FINGERPRINT <tab> TEMPLATE of SQL, or of each line of standard input, a JSON string each."""
+    """Print FINGERPRINT <tab> TEMPLATE of SQL.
+
+    Without SQL, of each line of standard input, a JSON string each; several statements in one string are one line.
+    """
     from pgloupe_rules.fingerprint import Recognition  # noqa: PLC0415
 
     recognise = Recognition()
 
-    def show(text: str) -> None:
-        found = recognise(text) or ()
-        for item in found:
-            click.echo(f"{item.template.fingerprint}\t{' '.join(item.template.text.split())}")
-        if not found:
-            click.echo(f"{'0' * 16}\t")
+    def line_of(found: tuple[Recognised, ...]) -> str:
+        """Always one line for one input, so that output and input can be put side by side."""
+        prints = [item.template.fingerprint for item in found]
+        joined = prints[0] if len(prints) == 1 else blake2b("".join(prints).encode(), digest_size=8).hexdigest()
+        templates = "; ".join(" ".join(item.template.text.split()) for item in found)
+        return f"{joined if found else '0' * 16}\t{templates}"
 
     if sql is not None:
-        show(sql)
+        for item in recognise(sql):
+            click.echo(line_of((item,)))
         return
     if sys.stdin.isatty():
         raise click.UsageError("no SQL: give a statement, or JSON strings on standard input, one a line")
@@ -151,7 +157,7 @@ def fingerprint(sql: str | None) -> None:
         except ValueError:
             text = None
         if isinstance(text, str):
-            show(text)
+            click.echo(line_of(recognise(text)))
         else:
             failed = True
             click.echo(f"pgloupe: line {number}: not a JSON string", err=True)

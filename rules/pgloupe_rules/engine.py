@@ -22,7 +22,7 @@ from pgloupe_rules.types import FORWARD, Decision, Finding, Forward, Outcome, Ru
 from pgloupe_rules.unit_of_work import UnitOfWork
 from pgloupe_rules.write_loop import WriteLoop
 
-IDLE_GAP_S: Final = 0.05
+IDLE_GAP_S: Final = 0.03
 """Silence outside of a transaction that ends a unit of work. A loop's turn in the application takes far less, the time
 between two requests on a quiet connection far more; on a loaded connection nothing tells them apart, and the rules'
 other evidence has to."""

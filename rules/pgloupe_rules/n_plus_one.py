@@ -39,6 +39,7 @@ from pgloupe_rules.value_flow import (
     FLOW_LEAST,
     MAX_PLACEHOLDERS,
     MOST,
+    Budget,
     Flow,
     Mode,
     Source,
@@ -105,8 +106,9 @@ class NPlusOne:
         if not subjects:
             return []
         known = sources(state)
+        budget = Budget()
         found: dict[str, Finding] = {}
-        subjects = self._with_flow(subjects, state, known, found)
+        subjects = self._with_flow(subjects, known, found, budget)
         left: list[_Subject] = []
         for subject in subjects:
             finding = self._without_flow(subject, state, known)
@@ -115,7 +117,7 @@ class NPlusOne:
             else:
                 found[finding.fingerprint] = finding
         if left and len(left) < len(subjects):
-            self._with_flow(left, state, known, found)
+            self._with_flow(left, known, found, budget)
         return list(found.values())
 
     def _subject(self, repeats: Repeats) -> _Subject | None:
@@ -133,25 +135,25 @@ class NPlusOne:
         return subject if subject.placeholders else None
 
     def _with_flow(
-        self, subjects: list[_Subject], record: Record, known: dict[str, Source], found: dict[str, Finding]
+        self, subjects: list[_Subject], known: dict[str, Source], found: dict[str, Finding], budget: Budget
     ) -> list[_Subject]:
         """Find those whose keys came from a list, then those whose keys came from the rows of these, and so on. Gives
         the rest."""
         for _ in range(MAX_LEVELS):
             rest: list[_Subject] = []
             for subject in subjects:
-                flow = self._best_flow(subject, record, known, found) or self._tree(subject, known)
+                flow = self._best_flow(subject, known, found, budget) or self._tree(subject, known)
                 if flow is None:
                     rest.append(subject)
                 else:
-                    found[subject.repeats.template.fingerprint] = self._proven(subject, flow, record)
+                    found[subject.repeats.template.fingerprint] = self._proven(subject, flow)
             if not rest or len(rest) == len(subjects):
                 return rest
             subjects = rest
         return subjects
 
     def _best_flow(
-        self, subject: _Subject, record: Record, known: dict[str, Source], found: dict[str, Finding]
+        self, subject: _Subject, known: dict[str, Source], found: dict[str, Finding], budget: Budget
     ) -> Flow | None:
         own = subject.repeats.template.fingerprint
         best: Flow | None = None
@@ -159,11 +161,11 @@ class NPlusOne:
         for fingerprint, source in known.items():
             if fingerprint == own or not (source.many or fingerprint in found):
                 continue
-            tables = shape_of(record.source(source.template)).tables
+            tables = shape_of(source.template).tables
             for mode, runs in parts:
                 for number in subject.placeholders:
                     names = (tables, subject.columns[number], subject.shape.tables)
-                    for flow in flows_into(runs, number, source, names):
+                    for flow in flows_into(runs, number, source, names, budget):
                         if (
                             (best is None or flow.weight() > best.weight())
                             and convincing(flow, mode, self._threshold)
@@ -236,8 +238,8 @@ class NPlusOne:
             return len(values) >= TEXT_KEYS_FACTOR * self._threshold and unique
         return False
 
-    def _proven(self, subject: _Subject, flow: Flow, record: Record) -> Finding:
-        template = record.source(flow.source.template)
+    def _proven(self, subject: _Subject, flow: Flow) -> Finding:
+        template = flow.source.template
         parent = Parent(
             fingerprint=template.fingerprint,
             template=template.text,

@@ -129,7 +129,7 @@ class Run:
 class Repeats:
     """The runs of one template in one unit of work."""
 
-    __slots__ = ("batch", "count", "last_counted", "last_kept", "runs", "samples", "suspended", "template", "verb")
+    __slots__ = ("batch", "count", "last_counted", "last_kept", "runs", "samples", "sequence", "template", "verb")
 
     def __init__(self, template: Template, verb: str) -> None:
         self.template = template
@@ -141,8 +141,8 @@ class Repeats:
         """The batch of the last run."""
         self.last_counted = False
         self.last_kept = False
-        self.suspended = False
-        """The last run left rows in its portal: the next Execute fetches on and is no new run."""
+        self.sequence = 0
+        """Number of the last statement: a portal that is fetched on gives another outcome of the same statement."""
         self.samples: list[str] = []
 
 
@@ -209,10 +209,9 @@ class Record:
             if len(self.repeats) >= MAX_TEMPLATES:
                 self._forget()
             repeats = self.repeats[template.fingerprint] = Repeats(template, verb)
-        fetched_on = repeats.suspended
-        repeats.suspended = outcome.status is Status.SUSPENDED
-        if fetched_on:
+        if statement.sequence == repeats.sequence:
             return
+        repeats.sequence = statement.sequence
         batch = statement.batch
         if batch and batch == repeats.batch:
             # Several of one template in one batch: the client did not wait between them, so the first does not count.

@@ -2,8 +2,8 @@
 
 What it does
     Reports a SELECT that the client ran five times or more with equal parameters in one transaction, with no write to
-    its tables in between. Outside of a transaction only where an earlier result of two or more rows could have driven
-    the loop, since otherwise each run may belong to a request of its own.
+    its tables in between. Outside of a transaction only where the runs follow one result of two or more rows that could
+    have driven the loop, since otherwise each run may belong to a request of its own.
 
     Five, as for the other rules: twice or three times is how layers of one request each look up the user, which costs
     little and is seldom worth a change; a loop goes on with the number of rows.
@@ -24,6 +24,7 @@ Use instead
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import Final, final
 
 from pgloupe_rules.record import Record, Repeats, Run, Write, is_catalog, verb_of
@@ -94,23 +95,64 @@ class RedundantQuery:
         writers = {write.template.fingerprint: write for write in record.writes}
         changing = {fingerprint for fingerprint, write in writers.items() if _may_change(write, tables)}
         changes = [write.sequence for write in record.writes if write.template.fingerprint in changing]
-        first_list = record.lists[0].statement.sequence if record.lists else None
-        groups: dict[tuple[int, int, tuple[Value, ...]], list[Run]] = {}
-        change = 0
+        drivers: list[list[Outcome]] | None = None
         best: list[Run] = []
-        for run in repeats.runs:
-            while change < len(changes) and changes[change] < run.sequence:
-                change += 1
-            if not run.transaction and (first_list is None or first_list > run.sequence):
+        for number, part in _by_transaction(repeats.runs).items():
+            if len(part) < self._threshold:
                 continue
-            values = run.values()
-            if len(values) < repeats.template.placeholders:
-                continue
-            group = groups.setdefault((run.transaction, change, values), [])
-            group.append(run)
-            if len(group) > len(best):
-                best = group
+            if number:
+                found = _largest(part, changes)
+            else:
+                if drivers is None:
+                    drivers = _drivers(record, repeats)
+                found = _driven(part, changes, drivers)
+            if len(found) > len(best):
+                best = found
         return best
+
+
+def _by_transaction(runs: list[Run]) -> dict[int, list[Run]]:
+    out: dict[int, list[Run]] = {}
+    for run in runs:
+        out.setdefault(run.transaction, []).append(run)
+    return out
+
+
+def _largest(runs: list[Run], boundaries: list[int]) -> list[Run]:
+    """The largest group of runs with equal values between two boundaries, which are sequence numbers in order."""
+    groups: dict[tuple[int, tuple[Value, ...]], list[Run]] = {}
+    best: list[Run] = []
+    for run in runs:
+        values = run.values()
+        group = groups.setdefault((bisect_right(boundaries, run.sequence), values), [])
+        group.append(run)
+        if len(group) > len(best):
+            best = group
+    return best
+
+
+def _drivers(record: Record, repeats: Repeats) -> list[list[Outcome]]:
+    """The results of two or more rows by their template: what a loop could have gone over."""
+    found: dict[str, list[Outcome]] = {}
+    for outcome in record.lists:
+        fingerprint = outcome.statement.template.fingerprint
+        if fingerprint != repeats.template.fingerprint:
+            found.setdefault(fingerprint, []).append(outcome)
+    return list(found.values())
+
+
+def _driven(runs: list[Run], changes: list[int], drivers: list[list[Outcome]]) -> list[Run]:
+    """The largest group that follows one result with at least half as many rows, before that template ran again: what
+    runs once for each list belongs to requests, what runs for each row to a loop."""
+    best: list[Run] = []
+    for lists in drivers:
+        starts = [outcome.statement.sequence for outcome in lists]
+        found = _largest([run for run in runs if run.sequence > starts[0]], sorted([*changes, *starts]))
+        if len(found) > len(best):
+            driver = lists[bisect_right(starts, found[0].sequence) - 1]
+            if len(found) <= 2 * driver.rows:
+                best = found
+    return best
 
 
 def _changes_itself(shape: Shape) -> bool:

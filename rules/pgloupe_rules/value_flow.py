@@ -22,12 +22,14 @@ from pgloupe_rules.types import Outcome, Shape, Template, Value
 
 MAX_COLUMNS: Final = 64
 """Columns of a result that are looked at."""
-MAX_CELLS: Final = 200_000
+MAX_CELLS: Final = 100_000
 """Values of results that are indexed when one unit of work closes; the latest results come first."""
 MAX_ROWS: Final = 1000
 """Rows of one result that are reckoned with; whoever made the outcome kept fewer or as many."""
-MAX_PLACEHOLDERS: Final = 8
+MAX_PLACEHOLDERS: Final = 4
 """Varying placeholders of one template that are looked at."""
+MAX_COMPARISONS: Final = 400_000
+"""Values that are looked up in columns when one rule closes one unit of work; what is left after that has no flow."""
 MOST: Final = 0.8
 """Share of the steps in order, or of the rows followed, that tells a loop from requests by chance."""
 FLOW_LEAST: Final = 3
@@ -135,7 +137,8 @@ class Source:
 
 
 def sources(record: Record) -> dict[str, Source]:
-    """The kept results by the fingerprint of their template, each in the order of execution."""
+    """The kept results by the fingerprint of their template, each in the order of execution. All FETCHes of a cursor are
+    one source."""
     latest = sorted([*record.lists, *record.singles], key=lambda outcome: -outcome.statement.sequence)
     cells = 0
     chosen: list[Outcome] = []
@@ -145,8 +148,9 @@ def sources(record: Record) -> dict[str, Source]:
             break
         chosen.append(outcome)
     found: dict[str, Source] = {}
-    for outcome in reversed(chosen):
-        template = outcome.statement.template
+    chosen.sort(key=lambda outcome: outcome.statement.sequence)
+    for outcome in chosen:
+        template = record.source(outcome.statement.template)
         source = found.get(template.fingerprint)
         if source is None:
             source = found[template.fingerprint] = Source(template)
@@ -154,6 +158,16 @@ def sources(record: Record) -> dict[str, Source]:
         if outcome.rows > 1:
             source.many = True
     return found
+
+
+@final
+class Budget:
+    """What one rule may still compare for one unit of work, so that no traffic makes closing it slow."""
+
+    __slots__ = ("left",)
+
+    def __init__(self, comparisons: int = MAX_COMPARISONS) -> None:
+        self.left = comparisons
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,11 +193,12 @@ class Flow:
         return self.order >= 1.0 and len(self.runs) == self.column.values
 
     def weight(self) -> tuple[float, ...]:
-        """Of two flows into one template the heavier explains it better: more runs, a list rather than rows met one by
+        """Of two flows into one template the heavier explains it better: more runs, a list rather than keys met one by
         one, names that fit, the order, few rows left out, a key, and last the nearest result."""
         nearest = self.source.outcomes[-1].statement.sequence
         return (
             len(self.runs),
+            from_lists(self),
             self.source.many,
             self.affinity,
             self.order,
@@ -217,7 +232,10 @@ def name_affinity(column: str, tables: Sequence[str], child_column: str, child_t
             return 2
     if column == "id" and child_column.endswith("_id") and _stem(child_column[:-3]) in {_stem(t) for t in tables}:
         return 2
-    return 1 if column == child_column and column != "id" else 0
+    if column != child_column:
+        return 0
+    same_table = not {_stem(table) for table in tables}.isdisjoint(_stem(table) for table in child_tables)
+    return 2 if same_table else 1 if column != "id" else 0
 
 
 def _stem(name: str) -> str:
@@ -231,6 +249,7 @@ def flows_into(
     placeholder: int,
     source: Source,
     names: tuple[Sequence[str], str, Sequence[str]],
+    budget: Budget,
 ) -> list[Flow]:
     """The flows from each column of `source` into placeholder number `placeholder` of the runs: the longest stretch of
     consecutive runs whose values had all been in the column before. `names`: tables of the source, column and tables of
@@ -240,8 +259,12 @@ def flows_into(
     probes = {values[0], values[len(values) // 2], values[-1]}
     found: list[Flow] = []
     for column in source.columns():
+        if budget.left <= 0:
+            break
         if probes.isdisjoint(column.places):
+            budget.left -= 8
             continue
+        budget.left -= len(values) + 8
         start = best_start = best_length = 0
         length = 0
         for position, value in enumerate(values):

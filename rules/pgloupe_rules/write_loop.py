@@ -34,6 +34,7 @@ from pgloupe_rules.shape import shape_of
 from pgloupe_rules.types import Child, Confidence, Finding, Outcome, Parent, Severity, Shape, Value
 from pgloupe_rules.value_flow import (
     MAX_PLACEHOLDERS,
+    Budget,
     Flow,
     Mode,
     Source,
@@ -71,6 +72,7 @@ class WriteLoop:
     def close(self, state: Record) -> list[Finding]:
         """The unit of work is over: the write loops in it."""
         known: dict[str, Source] | None = None
+        budget = Budget()
         migrations = {write.transaction for write in state.writes if write.verb in DEFINITIONS and write.transaction}
         findings: list[Finding] = []
         for repeats in state.repeats.values():
@@ -85,7 +87,7 @@ class WriteLoop:
                 continue
             if known is None:
                 known = sources(state)
-            finding = self._judge(repeats, shape, columns, runs, state, known, migrations)
+            finding = self._judge(repeats, shape, columns, runs, known, migrations, budget)
             if finding is not None:
                 findings.append(finding)
         return findings
@@ -96,9 +98,9 @@ class WriteLoop:
         shape: Shape,
         columns: dict[int, str],
         runs: list[Run],
-        record: Record,
         known: dict[str, Source],
         migrations: set[int],
+        budget: Budget,
     ) -> Finding | None:
         own = repeats.template.fingerprint
         insert = repeats.verb == "INSERT"
@@ -110,13 +112,13 @@ class WriteLoop:
         for mode, part in scopes(runs):
             if len(part) < self._threshold or part[0].transaction in migrations:
                 continue
-            flow = self._flow(mode, part, keys, columns, shape, own, record, known)
+            flow = self._flow(mode, part, keys, columns, shape, own, known, budget)
             if flow is None and (mode is not Mode.TOGETHER or not (insert or _different(part, keys, self._threshold))):
                 continue
             loop = flow.runs if flow is not None and mode is not Mode.TOGETHER else part
             if best is None or (len(loop), flow is not None) > (len(best[0]), best[1] is not None):
                 best = (loop, flow)
-        return None if best is None else _finding(repeats, shape, columns, best[0], best[1], record)
+        return None if best is None else _finding(repeats, shape, columns, best[0], best[1])
 
     def _flow(
         self,
@@ -126,17 +128,17 @@ class WriteLoop:
         columns: dict[int, str],
         shape: Shape,
         own: str,
-        record: Record,
         known: dict[str, Source],
+        budget: Budget,
     ) -> Flow | None:
         best: Flow | None = None
         for fingerprint, source in known.items():
             if fingerprint == own or not (source.many or mode is Mode.TOGETHER):
                 continue
-            tables = shape_of(record.source(source.template)).tables
+            tables = shape_of(source.template).tables
             for number in keys:
                 names = (tables, columns.get(number, ""), shape.tables)
-                for flow in flows_into(part, number, source, names):
+                for flow in flows_into(part, number, source, names, budget):
                     if (
                         len(flow.runs) >= self._threshold
                         and (best is None or flow.weight() > best.weight())
@@ -173,13 +175,12 @@ def _finding(
     columns: dict[int, str],
     runs: Sequence[Run],
     flow: Flow | None,
-    record: Record,
 ) -> Finding:
     template = repeats.template
     parent: Parent | None = None
     child: Child | None = None
     if flow is not None:
-        source = record.source(flow.source.template)
+        source = flow.source.template
         parent = Parent(
             fingerprint=source.fingerprint,
             template=source.text,

@@ -5,7 +5,8 @@ A trace is a JSON object: `title`, `why`, `settings` (optional), `expect` (a lis
 
 - `{"sql": …}`: one simple Query or one Execute. `params` are the values of `$1`, `$2` …; `columns` maps the names of the
   result's columns to their values, row by row; `rows` is the number of rows where no columns are given (1 for a write,
-  0 else); `error` an SQLSTATE; `suspended` true where the portal has more rows; `ms` the server time; `tag` the command tag;
+  0 else); `error` an SQLSTATE; `suspended` true where the portal has more rows, `resumes` true for an
+  Execute that fetches them; `ms` the server time; `tag` the command tag;
 - `{"for": {"name": [values], …}, "do": [steps]}`: the steps once for each value, `{name}` replaced in them;
 - `{"pipeline": [steps]}`: sent without waiting, one batch;
 - `{"pause_ms": 70}`: nobody says anything;
@@ -74,6 +75,7 @@ class Player:
         tag: str = "",
         pipelined: bool = False,
         cache: str = "",
+        resumes: bool = False,
     ) -> list[Outcome]:
         """One query string, all its statements in one batch; `pipelined` joins the batch before."""
         at = self.session(session)
@@ -83,7 +85,11 @@ class Player:
         serial = not pipelined
         outcomes = []
         for recognised in recognise(sql):
-            statement = at.statement(recognised, sql, params, self.now_s, self.batch, serial)
+            statement = at.last if resumes and at.last is not None else None
+            if statement is None:
+                statement = at.statement(recognised, sql, params, self.now_s, self.batch, serial)
+            if suspended:
+                at.last = statement
             serial = False
             self.now_s += ms / 1000
             outcome = _outcome(statement, columns or {}, rows, error, suspended, ms, tag, self.now_s, cache)
@@ -122,6 +128,7 @@ class Player:
             suspended=filled.get("suspended", False),
             ms=filled.get("ms", 0.5),
             tag=filled.get("tag", ""),
+            resumes=filled.get("resumes", False),
             pipelined=pipelined,
         )
 
@@ -137,6 +144,8 @@ class _Session:
         self.transaction = 0
         self.status = "I"
         self.position = 0
+        self.last: Statement | None = None
+        """The statement of the suspended portal."""
 
     def statement(
         self,

@@ -135,17 +135,16 @@ JOIN pg_catalog.pg_class r ON r.oid = k.confrelid JOIN pg_catalog.pg_class t ON 
 WHERE k.contype = 'f' AND (k.confdeltype IN ('c', 'n', 'd') OR k.confupdtype IN ('c', 'n', 'd'))
 """
 
-# The node trees of rules name each function that the parser resolved, those behind operators and casts included. A view
-# reads what its rule depends on.
+# The node tree of a view's rule names each relation in it, those of the system too (pg_depend leaves them out), and each
+# function that the parser resolved, those behind operators and casts too.
 VIEWS: Final = """
-SELECT v.relname, v.relkind::text, array_agg(DISTINCT t.relname::text) FILTER (WHERE t.oid IS NOT NULL)
+SELECT v.relname, array_agg(DISTINCT coalesce(t.relname::text, ''))
 FROM pg_catalog.pg_class v JOIN pg_catalog.pg_namespace n ON n.oid = v.relnamespace
 JOIN pg_catalog.pg_rewrite r ON r.ev_class = v.oid AND r.rulename = '_RETURN'
-LEFT JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_rewrite'::pg_catalog.regclass AND d.objid = r.oid
-  AND d.refclassid = 'pg_catalog.pg_class'::pg_catalog.regclass AND d.refobjid <> v.oid
-LEFT JOIN pg_catalog.pg_class t ON t.oid = d.refobjid AND t.relkind IN ('r', 'p', 'v', 'm', 'f')
-WHERE v.relkind = 'v' AND $USER_SCHEMA
-GROUP BY v.oid, v.relname, v.relkind
+CROSS JOIN LATERAL pg_catalog.regexp_matches(r.ev_action::text, ':relid ([0-9]+)', 'g') AS found(m)
+LEFT JOIN pg_catalog.pg_class t ON t.oid = found.m[1]::pg_catalog.oid
+WHERE v.relkind = 'v' AND found.m[1] <> '0' AND found.m[1]::pg_catalog.oid <> v.oid AND $USER_SCHEMA
+GROUP BY v.oid, v.relname
 """
 
 MOVING_VIEWS: Final = """
@@ -219,12 +218,11 @@ def build_graph(results: list[list[Any]]) -> Graph | None:
         graph.parents.setdefault(fold(child), set()).add(fold(parent))
     for referenced, referencing in cascades:
         graph.cascades.setdefault(fold(referenced), set()).add(fold(referencing))
-    for view, _, tables in views:
-        for table in tables or ():
+    for view, tables in views:
+        for table in tables:
             graph.tables_under.setdefault(fold(view), set()).add(fold(table))
             graph.views_over.setdefault(fold(table), set()).add(fold(view))
-        unknown = {fold(table) for table in tables or ()} - graph.relations
-        if unknown:
+        if not graph.relations.issuperset(map(fold, tables)):
             graph.unsafe_reads.setdefault(fold(view), "view over system catalogs")
     for (view,) in moving:
         graph.unsafe_reads.setdefault(fold(view), "view with a function that is not immutable")

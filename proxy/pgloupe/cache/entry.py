@@ -16,7 +16,7 @@ from struct import Struct
 from typing import Final
 from zlib import crc32
 
-OVERHEAD_BYTES: Final = 512
+OVERHEAD_BYTES: Final = 576
 """What an entry costs beside its frames: objects, its key, its place in the tables of the memory cache. Rounded up."""
 
 _MAGIC: Final = b"pgl\x01"

@@ -20,8 +20,8 @@ from pgloupe.cache.entry import OVERHEAD_BYTES, Entry
 
 GHOST_BYTES: Final = 200
 """What the memory of a key that fell out costs."""
-_SECOND_CHANCES: Final = 8
-"""How many entries of the main queue one eviction may spare."""
+_SECOND_CHANCES: Final = 64
+"""How many entries one eviction may spare."""
 _FREQUENT: Final = 3
 
 
@@ -129,10 +129,10 @@ class Memory:
             self.bytes -= GHOST_BYTES
             return
         if self._small and (self.small_bytes > self._small_target or not self._main):
-            for _ in range(_SECOND_CHANCES):
+            for chance in range(_SECOND_CHANCES):
                 key, slot = next(iter(self._small.items()))
                 self._remove(key, slot)
-                if slot.frequency < 2:
+                if slot.frequency < 2 or chance == _SECOND_CHANCES - 1:
                     self._ghosts[key] = None
                     self.bytes += GHOST_BYTES
                     self.evictions += 1

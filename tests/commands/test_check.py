@@ -1,0 +1,178 @@
+"""`pgloupe check` as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from support.proxy import pgloupe
+from support.servers import Postgres
+
+PROGRAM = str(Path(__file__).parents[1] / "programs" / "loop.py")
+POSTS = 8
+
+
+@pytest.fixture(scope="module")
+def blog(postgres: Postgres) -> str:
+    """URL of a database with posts and three remarks on each."""
+    url = postgres.create_database()
+    with psycopg.connect(url) as connection:
+        connection.execute("CREATE TABLE post (id int PRIMARY KEY, title text)")
+        connection.execute("CREATE TABLE remark (id serial PRIMARY KEY, post_id int REFERENCES post, body text)")
+        connection.execute(f"INSERT INTO post SELECT 7000 + 13 * n, 'post ' || n FROM generate_series(1, {POSTS}) n")
+        connection.execute("INSERT INTO remark (post_id, body) SELECT id, 'x' FROM post, generate_series(1, 3)")
+    return url
+
+
+def run(url: str, tmp_path: Path, *arguments: str, command: list[str]) -> tuple[Any, dict[str, Any]]:
+    output = tmp_path / "report.json"
+    done = pgloupe("check", "--upstream", url, "--format", "json", "--output", str(output), *arguments, "--", *command)
+    return done, json.loads(output.read_text()) if output.exists() and output.read_text() else {}
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg", "psycopg2"])
+def test_a_loop_is_found_with_child_and_parent_and_fails_the_check(blog: str, tmp_path: Path, driver: str) -> None:
+    done, report = run(blog, tmp_path, command=[sys.executable, PROGRAM, driver, "lazy"])
+    assert done.returncode == 1, done.stderr
+    assert done.stdout == f"{3 * POSTS} rows\n"
+    (finding,) = report["findings"]
+    assert finding["rule"] == "n_plus_one"
+    assert finding["tables"] == ["remark"]
+    assert finding["count"] == POSTS
+    assert finding["distinct_params"] == POSTS
+    assert finding["confidence"] == "proven"
+    assert finding["parent"]["tables"] == ["post"]
+    assert finding["parent"]["column"] == "id"
+    assert finding["parent"]["rows"] == POSTS
+    assert finding["child"] == {"parameter": 1, "column": "post_id"}
+    assert finding["avoidable_round_trips"] == POSTS - 1
+
+
+@pytest.mark.parametrize("driver", ["asyncpg", "psycopg", "psycopg2"])
+def test_the_joined_version_passes(blog: str, tmp_path: Path, driver: str) -> None:
+    done, report = run(blog, tmp_path, command=[sys.executable, PROGRAM, driver, "joined"])
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{3 * POSTS} rows\n"
+    assert report["findings"] == []
+    assert report["statements"] >= 1
+
+
+def test_the_advice_runs_and_gives_the_rows_of_the_loop(blog: str, tmp_path: Path) -> None:
+    _, report = run(blog, tmp_path, command=[sys.executable, PROGRAM, "psycopg", "lazy"])
+    advice = report["findings"][0]["advice"]
+    assert advice["kind"] == "any_array"
+    with psycopg.connect(blog) as connection:
+        keys = [row[0] for row in connection.execute("SELECT id FROM post")]
+        cursor = psycopg.RawCursor(connection)
+        rows = cursor.execute(advice["sql"], (keys,)).fetchall()
+    assert len(rows) == 3 * POSTS
+
+
+def test_clients_that_run_a_statement_once_each_are_not_added_up(blog: str, tmp_path: Path) -> None:
+    code = (
+        "import os, psycopg\n"
+        "clients = [psycopg.connect(os.environ['DATABASE_URL']) for _ in range(12)]\n"
+        "for number, client in enumerate(clients):\n"
+        "    client.execute('SELECT title FROM post WHERE id = %s', (7000 + 13 * number,)).fetchall()\n"
+        "for client in clients: client.close()\n"
+    )
+    done, report = run(blog, tmp_path, command=[sys.executable, "-c", code])
+    assert done.returncode == 0, done.stderr
+    assert report["sessions"] == 12
+    assert report["findings"] == []
+
+
+def test_the_exit_code_of_the_command_wins(blog: str, tmp_path: Path) -> None:
+    code = f"import runpy, sys; sys.argv[1:] = ['psycopg', 'lazy']; runpy.run_path({PROGRAM!r}, run_name='__main__'); sys.exit(7)"
+    done, report = run(blog, tmp_path, command=[sys.executable, "-c", code])
+    assert done.returncode == 7
+    assert [finding["rule"] for finding in report["findings"]] == ["n_plus_one"]
+
+
+def test_rules_that_do_not_fail_are_reported_all_the_same(blog: str, tmp_path: Path) -> None:
+    command = [sys.executable, PROGRAM, "psycopg", "lazy"]
+    done, report = run(blog, tmp_path, "--fail-on", "n_plus_one_write,redundant_query", command=command)
+    assert done.returncode == 0
+    assert [finding["rule"] for finding in report["findings"]] == ["n_plus_one"]
+
+
+def test_a_database_url_keeps_its_scheme_driver_and_parameters(blog: str, tmp_path: Path) -> None:
+    code = (
+        "import os; print(os.environ['DATABASE_URL'], os.environ['OTHER'], os.environ['PGPORT'], os.environ['PGUSER'])"
+    )
+    given = blog.replace("postgresql://", "postgresql+asyncpg://") + "?application_name=shop&x=1"
+    other = "postgres://u:p@elsewhere:9/db2"
+    done = pgloupe(
+        *("check", "--env", "OTHER", "--", sys.executable, "-c", code),
+        environ={"DATABASE_URL": given, "OTHER": other},
+        cwd=str(tmp_path),
+    )
+    assert done.returncode == 0, done.stderr
+    url, rewritten, port, user = done.stdout.splitlines()[0].split()
+    credentials, _, tail = given.rpartition("@")
+    assert url == f"{credentials}@127.0.0.1:{port}/{tail.partition('/')[2]}"
+    assert rewritten == f"postgres://u:p@127.0.0.1:{port}/db2"
+    assert user == credentials.partition("://")[2].partition(":")[0]
+
+
+def test_values_are_shown_on_request_only(blog: str, tmp_path: Path) -> None:
+    command = [sys.executable, PROGRAM, "psycopg2", "lazy"]
+    _, hidden = run(blog, tmp_path, command=command)
+    _, shown = run(blog, tmp_path, "--show-values", command=command)
+    assert "7013" not in json.dumps(hidden)
+    assert "7013" in json.dumps(shown["findings"][0]["samples"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--upstream", "not-a-url"], ["--upstream", "not-a-url", "postgres://"]),
+        (["--upstream", "postgres://u:geheim@h:port/db"], ["--upstream", "port"]),
+        (["--upstream", "postgres://u@h/db", "--fail-on", "n_plus_on"], ["--fail-on", "n_plus_on", "n_plus_one"]),
+        (["--upstream", "postgres://u@h/db", "--env", "NOWHERE"], ["--env", "NOWHERE", "not set"]),
+        (["--upstream", "postgres://u@h/db", "--output", "/nowhere/r.json"], ["--output", "/nowhere/r.json"]),
+        (["--upstream", "postgres://u@h/db", "--config", "/nowhere.toml"], ["--config", "/nowhere.toml"]),
+        (["--upstream", "postgres://u@h/db", "--slow-ms", "quick"], ["--slow-ms", "quick"]),
+        (["--upstream", "postgres://u@h/db?sslmode=require"], ["--upstream", "sslmode=require"]),
+        ([], ["no upstream", "--upstream", "PGLOUPE_UPSTREAM"]),
+        (["--upstream", "postgres://u@h/db", "--format", "xml"], ["--format", "xml"]),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path: Path, arguments: list[str], words: list[str]) -> None:
+    done = pgloupe("check", *arguments, "--", sys.executable, "-c", "print('ran')", cwd=str(tmp_path))
+    assert done.returncode == 2
+    assert "ran" not in done.stdout
+    assert "Traceback" not in done.stderr
+    assert "geheim" not in done.stderr
+    for word in words:
+        assert word in done.stderr
+
+
+def test_no_command_is_a_usage_error() -> None:
+    done = pgloupe("check", "--upstream", "postgres://u@h/db")
+    assert done.returncode == 2
+    assert "behind --" in done.stderr
+
+
+def test_a_command_that_does_not_exist_is_said(tmp_path: Path) -> None:
+    done = pgloupe("check", "--upstream", "postgres://u@h/db", "--", "no-such-program-here")
+    assert done.returncode == 127
+    assert "no-such-program-here" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_server_that_is_not_there_reaches_the_command_as_an_error(tmp_path: Path) -> None:
+    code = (
+        "import os, psycopg\n"
+        "try: psycopg.connect(os.environ['DATABASE_URL'])\n"
+        "except psycopg.OperationalError as error: print(error)\n"
+    )
+    done, report = run("postgres://u:p@127.0.0.1:1/db", tmp_path, command=[sys.executable, "-c", code])
+    assert done.returncode == 0
+    assert "no connection to the server at 127.0.0.1:1" in done.stdout
+    assert report["findings"] == []
