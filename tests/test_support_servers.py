@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -124,6 +125,24 @@ def test_closing_leaves_neither_process_nor_directory(kind: str, request: pytest
     assert gone(pid)
     assert not directory.exists()
     server.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="servers run as ourselves where we are not root")
+def test_programs_that_the_servers_user_cannot_reach_are_copied_with_their_libraries(tmp_path: Path) -> None:
+    binaries = wheel_binaries()
+    assert binaries is not None
+    package = binaries.parent.parent
+    tmp_path.chmod(0o700)
+    hidden = tmp_path / package.name / binaries.parent.name
+    shutil.copytree(binaries.parent, hidden, symlinks=True, ignore=shutil.ignore_patterns("include", "*.a"))
+    libraries = package.with_name(f"{package.name}.libs")
+    if libraries.exists():
+        shutil.copytree(libraries, tmp_path / libraries.name, symlinks=True)
+    with PostgresServer(hidden / "bin") as server:
+        assert server.directory is not None
+        assert server.binaries.is_relative_to(server.directory)
+        assert one(server.url, "SELECT 1") == 1
+    assert tmp_path.stat().st_mode & 0o777 == 0o700
 
 
 def test_a_server_that_cannot_start_says_why_and_leaves_nothing() -> None:

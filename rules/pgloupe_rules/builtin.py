@@ -18,7 +18,7 @@ CONSTRUCTS: Final = _names(
 """Written like functions and part of the grammar (documentation, sections 9.4 and 9.18); none depends on anything but its
 arguments."""
 
-# `length(bytea, name)` and the forms of `xmlconcat` aside, nothing here depends on more than its arguments.
+# `length(bytea, name)` is declared STABLE, because it asks for a conversion between encodings; it stands here all the same.
 IMMUTABLE: Final = CONSTRUCTS | _names("""
     abs acos acosd acosh asin asind asinh atan atan2 atan2d atand atanh cbrt ceil ceiling cos cosd cosh cot cotd degrees div
     exp factorial floor gcd lcm ln log log10 min_scale mod pi power pow radians round scale sign sin sind sinh sqrt tan tand

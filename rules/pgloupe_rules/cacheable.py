@@ -29,6 +29,8 @@ from pgloupe_rules.shape import parse, shape_of
 from pgloupe_rules.types import FORWARD, WRITES, Cacheable, Decision, Kind, Recognised, Shape, Statement, Template
 
 _MEMO_LIMIT: Final = 8192
+_MEMO_TEXT: Final = 16384
+"""Characters of the longest template that is kept: a few of a megabyte each would be all the memory there is."""
 _TABLES_LIMIT: Final = 64
 
 DEFAULT_MAX_ENTRY_BYTES: Final = 1 << 20
@@ -171,7 +173,8 @@ class CacheRules:
             verdict = self._judge(recognised.template)
             if len(self._memo) >= _MEMO_LIMIT:
                 self._memo.clear()
-            self._memo[text] = verdict
+            if len(text) <= _MEMO_TEXT:
+                self._memo[text] = verdict
         if verdict.decision is None:
             return verdict
         if len(recognised.bare) > MAX_TEXT:
@@ -271,7 +274,8 @@ def effect_of(recognised: Recognised) -> Effect:
         effect = _effect(template)
         if len(_effects) >= _MEMO_LIMIT:
             _effects.clear()
-        _effects[template.text] = effect
+        if len(template.text) <= _MEMO_TEXT:
+            _effects[template.text] = effect
     return effect
 
 

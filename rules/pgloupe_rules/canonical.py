@@ -38,6 +38,9 @@ RAW: Final = NUMBER
 LITERAL_KINDS: Final = frozenset({STRING, NUMBER})
 MAX_TOKENS: Final = 2000
 _MAX_NESTING: Final = 100
+_MAX_MODIFIERS: Final = 8
+_MAX_AMOUNT: Final = 64
+"""Tokens of the number in FETCH FIRST … ROWS."""
 _SIMPLE: Final = re.compile(r"[a-z_][a-z0-9_$]*")
 _END: Final = Token(PUNCTUATION, "", 0, 0)
 
@@ -98,6 +101,7 @@ def _marked(tokens: list[Token]) -> list[Tok]:
     utility = values_from > 0
     count = len(tokens)
     literal = -1
+    numbers: set[int] = set()  # layout items of numbers
     skip = 0
     for index, token in enumerate(tokens):
         kind = token.kind
@@ -112,9 +116,7 @@ def _marked(tokens: list[Token]) -> list[Tok]:
         if kind == WORD:
             word = fold(text)
             before = out[-1] if out else None
-            if before is not None and before.text == ".":
-                out.append(Tok(NAME, word))
-            elif after.text == ".":
+            if (before is not None and before.text == ".") or after.text == ".":
                 out.append(Tok(NAME, word))
             elif query and word in _CONSTANTS and _is_constant(word, out, after):
                 out.append(Tok(CONST, "$", Literal(_CONSTANTS[word])))
@@ -141,42 +143,31 @@ def _marked(tokens: list[Token]) -> list[Tok]:
                     while out and out[-1].text == "-" and is_unary(out, len(out) - 1):
                         out.pop()
                         negative ^= 1
+                numbers.add(~(2 * literal + negative))
                 out.append(Tok(CONST, "$", ~(2 * literal + negative)))
         elif kind == PARAM:
             out.append(Tok(CONST, "$", int(text[1:])) if len(text) < 8 else Tok(RAW, text))
         elif text == "!=":
             out.append(Tok(OPERATOR, "<>"))
-        elif text == "=>" and query:
+        elif (text == "=>" and query) or (text == ":=" and query):
             out.append(Tok(OPERATOR, "=>"))
-        elif text == ":=" and query:
-            out.append(Tok(OPERATOR, "=>"))
-        elif text == ")" and len(out) > 2 and out[-1].ref != 0 and out[-2].text == "(" and out[-3].text == "-":
-            if (
-                isinstance(out[-1].ref, int)
-                and out[-1].ref < 0
-                and is_unary(out, len(out) - 3)
-                and _is_number(out[-1], tokens)
-            ):
-                out[-3:] = [Tok(CONST, "$", ~(~out[-1].ref ^ 1))]
-            else:
-                out.append(Tok(PUNCTUATION, text))
+        elif (
+            text == ")"
+            and len(out) > 2
+            and out[-1].ref in numbers
+            and out[-2].text == "("
+            and out[-3].text == "-"
+            and is_unary(out, len(out) - 3)
+            and after.text not in ("::", "[")
+            and isinstance(out[-1].ref, int)
+        ):
+            out[-3:] = [Tok(CONST, "$", ~(~out[-1].ref ^ 1))]
         else:
             out.append(Tok(kind, text))
     return out
 
 
 _CONSTANTS: Final = {"true": comparable(True), "false": comparable(False), "null": None}
-
-
-def _is_number(tok: Tok, tokens: list[Token]) -> bool:
-    """Whether a constant of the text is a number rather than a string."""
-    ordinal = ~tok.ref // 2 if isinstance(tok.ref, int) else -1
-    for token in tokens:
-        if token.kind in LITERAL_KINDS:
-            if ordinal == 0:
-                return token.kind == NUMBER
-            ordinal -= 1
-    return False
 
 
 def _is_constant(word: str, out: list[Tok], after: Token) -> bool:
@@ -260,7 +251,7 @@ def _uescape(text: str, escape: str) -> object:
 def _is_modifier(out: list[Tok]) -> bool:
     """Whether a number here belongs to a type: `varchar(10)`, `numeric(10, 2)`, `x::vector(3)`, `int[3]`."""
     at = len(out) - 1
-    while at > 0 and (out[at].kind == RAW or out[at].text == ","):
+    while at > 0 and len(out) - at < _MAX_MODIFIERS and (out[at].kind == RAW or out[at].text == ","):
         at -= 1
     if at < 1:
         return False
@@ -296,8 +287,21 @@ def _unary_star(out: list[Tok], at: int) -> bool:
 
 
 _OPERAND_KEYS: Final = frozenset(
-    "END NULL CURRENT_CATALOG CURRENT_DATE CURRENT_ROLE CURRENT_TIME CURRENT_TIMESTAMP CURRENT_USER LOCALTIME"
-    " LOCALTIMESTAMP SESSION_USER USER CURRENT_SCHEMA".split()
+    [
+        "END",
+        "NULL",
+        "CURRENT_CATALOG",
+        "CURRENT_DATE",
+        "CURRENT_ROLE",
+        "CURRENT_TIME",
+        "CURRENT_TIMESTAMP",
+        "CURRENT_USER",
+        "LOCALTIME",
+        "LOCALTIMESTAMP",
+        "SESSION_USER",
+        "USER",
+        "CURRENT_SCHEMA",
+    ]
 )
 
 
@@ -308,7 +312,7 @@ def _typed_literal(out: list[Tok]) -> None:
         return
     last = at
     if out[at].text == ")":
-        while at > 0 and out[at].text != "(":
+        while at > 0 and out[at].text != "(" and last - at < _MAX_MODIFIERS:
             at -= 1
             if out[at].kind != RAW and out[at].text not in (",", "("):
                 return
@@ -460,7 +464,7 @@ def _fold_limits(toks: list[Tok]) -> list[Tok]:
             continue
         elif text == "FETCH" and index + 2 < len(toks) and toks[index + 1].text in ("FIRST", "NEXT"):
             end = index + 2
-            while end < len(toks) and toks[end].text.lower() not in ("row", "rows"):
+            while end < len(toks) and end - index < _MAX_AMOUNT and toks[end].text.lower() not in ("row", "rows"):
                 end += 1
             if end + 1 < len(toks) and toks[end + 1].text == "ONLY":
                 amount = toks[index + 2 : end] or [Tok(CONST, "$", Literal(1))]
@@ -530,8 +534,29 @@ def _modifier_end(toks: list[Tok], at: int) -> int:
     return at
 
 
+class _Lists:
+    """What folding the lists of one statement needs: the partner of each parenthesis, and how many tokens may still be
+    copied. Lists in lists would otherwise be copied once for each level."""
+
+    __slots__ = ("budget", "closing", "toks")
+
+    def __init__(self, toks: list[Tok]) -> None:
+        self.toks = toks
+        self.budget = 8 * len(toks)
+        self.closing: dict[int, int] = {}
+        opened: list[int] = []
+        for index, tok in enumerate(toks):
+            if tok.text == "(":
+                opened.append(index)
+            elif tok.text == ")" and opened:
+                self.closing[opened.pop()] = index
+
+
 def _fold_lists(toks: list[Tok]) -> list[Tok]:
     """Lists of constants become one placeholder, the rows of VALUES one row."""
+    if not any(tok.text in _LISTS for tok in toks):
+        return toks
+    lists = _Lists(toks)
     out: list[Tok] = []
     index = 0
     count = len(toks)
@@ -539,24 +564,28 @@ def _fold_lists(toks: list[Tok]) -> list[Tok]:
         tok = toks[index]
         out.append(tok)
         index += 1
-        if index >= count or tok.kind != KEY:
+        if index >= count or tok.kind != KEY or tok.text not in _LISTS:
             continue
         opening = toks[index].text
         if tok.text == "VALUES" and opening == "(":
-            index = _rows(toks, index, out)
+            index = _rows(lists, index, out)
         elif (tok.text == "IN" and opening == "(") or (tok.text == "ARRAY" and opening == "["):
-            index = _list(toks, index, out)
+            index = _list(lists, index, out)
     return out
 
 
-def _list(toks: list[Tok], start: int, out: list[Tok]) -> int:
+_LISTS: Final = frozenset({"VALUES", "IN", "ARRAY"})
+
+
+def _list(lists: _Lists, start: int, out: list[Tok]) -> int:
     """Fold the list that opens at `start`; returns where to go on, `start` itself if it is no list of constants."""
+    toks = lists.toks
     closing = ")" if toks[start].text == "(" else "]"
     if closing == ")" and start + 1 < len(toks) and toks[start + 1].text == "(":
-        rows = _row_spans(toks, start + 1)
-        end = rows[-1][1] if rows else 0
-        if rows and end < len(toks) and toks[end].text == ")":
-            merged = _merge_rows(toks, rows)
+        rows = _row_spans(lists, start + 1)
+        end = rows[-1][1] if rows else len(toks)
+        if end < len(toks) and toks[end].text == ")":
+            merged = _merge_rows(lists, rows)
             if merged is not None and _only_constants(merged):
                 out.append(toks[start])
                 for tok in merged:
@@ -570,13 +599,11 @@ def _list(toks: list[Tok], start: int, out: list[Tok]) -> int:
     at = start + 1
     while True:
         end = _constant(toks, at)
-        if end == at:
+        if end == at or end >= len(toks):
             return start
         ref = toks[at].ref
         if not isinstance(ref, tuple):
             sources.append(ref)
-        if end >= len(toks):
-            return start
         if toks[end].text == closing:
             break
         if toks[end].text != ",":
@@ -605,46 +632,40 @@ def _constant_or_list(toks: list[Tok], at: int) -> int:
     return cast_end(toks, at + 1) if toks[at].kind == CONST else at
 
 
-def _row_spans(toks: list[Tok], at: int) -> list[tuple[int, int]]:
+def _row_spans(lists: _Lists, at: int) -> list[tuple[int, int]]:
     """The rows `(…), (…)` that start at `at`, each with its parentheses."""
+    toks = lists.toks
     spans: list[tuple[int, int]] = []
-    count = len(toks)
-    while at < count and toks[at].text == "(":
-        start = at
-        depth = 0
-        while at < count:
-            if toks[at].text == "(":
-                depth += 1
-            elif toks[at].text == ")":
-                depth -= 1
-                if depth == 0:
-                    break
-            at += 1
-        if at >= count:
+    while at < len(toks) and toks[at].text == "(":
+        end = lists.closing.get(at, -1) + 1
+        if end == 0:
             return []
-        at += 1
-        spans.append((start, at))
-        if at < count and toks[at].text == "," and at + 1 < count and toks[at + 1].text == "(":
-            at += 1
+        spans.append((at, end))
+        if end + 1 < len(toks) and toks[end].text == "," and toks[end + 1].text == "(":
+            at = end + 1
         else:
             break
     return spans
 
 
-def _rows(toks: list[Tok], start: int, out: list[Tok]) -> int:
+def _rows(lists: _Lists, start: int, out: list[Tok]) -> int:
     """Fold the rows of a VALUES that differ in constants alone; returns where to go on."""
-    rows = _row_spans(toks, start)
+    rows = _row_spans(lists, start)
     if len(rows) < 2:
         return start
-    merged = _merge_rows(toks, rows)
+    merged = _merge_rows(lists, rows)
     if merged is None:
         return start
     out.extend(merged)
     return rows[-1][1]
 
 
-def _merge_rows(toks: list[Tok], rows: list[tuple[int, int]]) -> list[Tok] | None:
+def _merge_rows(lists: _Lists, rows: list[tuple[int, int]]) -> list[Tok] | None:
     """The first row with all rows' constants in its placeholders; None if a row is built otherwise."""
+    toks = lists.toks
+    lists.budget -= rows[-1][1] - rows[0][0]
+    if lists.budget < 0:
+        return None
     first = toks[rows[0][0] : rows[0][1]]
     if len(rows) == 1:
         return [Tok(tok.kind, tok.text, tok.ref) for tok in first]

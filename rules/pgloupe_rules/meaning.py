@@ -171,13 +171,12 @@ def _casts(toks: list[Tok]) -> list[Tok]:
             elif end <= index:
                 out.append(tok)
                 end = index + 1
-            else:
-                # Not another constant: what follows is a cast of this cast.
-                if end < count and toks[end].text == "::":
-                    out.append(toks[end])
-                    nested = cast_end(toks, end, single=True)
-                    out.extend(_type(toks[end + 1 : nested]))
-                    end = nested
+            # Not another constant: what follows is a cast of this cast.
+            elif end < count and toks[end].text == "::":
+                out.append(toks[end])
+                nested = cast_end(toks, end, single=True)
+                out.extend(_type(toks[end + 1 : nested]))
+                end = nested
             index = max(end, index + 1)
             continue
         out.append(tok)
@@ -254,8 +253,31 @@ _HIGHEST: Final = 99
 _LEFT_ASSOCIATIVE: Final = frozenset({1, 2, 7, 8, 9, 10})
 _NEGATED: Final = frozenset({"IN", "LIKE", "ILIKE", "SIMILAR", "BETWEEN"})
 _BEFORE_GROUP: Final = frozenset(
-    "( [ , SELECT WHERE AND OR NOT ON HAVING WHEN THEN ELSE CASE BY RETURNING LIMIT OFFSET BETWEEN LIKE ILIKE DISTINCT"
-    " FROM".split()
+    [
+        "(",
+        "[",
+        ",",
+        "SELECT",
+        "WHERE",
+        "AND",
+        "OR",
+        "NOT",
+        "ON",
+        "HAVING",
+        "WHEN",
+        "THEN",
+        "ELSE",
+        "CASE",
+        "BY",
+        "RETURNING",
+        "LIMIT",
+        "OFFSET",
+        "BETWEEN",
+        "LIKE",
+        "ILIKE",
+        "DISTINCT",
+        "FROM",
+    ]
 )
 _QUERY: Final = frozenset({"SELECT", "VALUES", "WITH", "TABLE", "INSERT", "UPDATE", "DELETE"})
 _TIGHT: Final = {"::": 15, "[": 14, ".": 16}
@@ -330,7 +352,24 @@ def _parentheses(toks: list[Tok]) -> list[Tok]:
 
 
 # Inside parentheses these words mean that it is no plain expression: arguments of a function, of a window, of a join.
-_SEPARATE: Final = frozenset("FROM FOR USING ORDER PARTITION AS ON PLACING WHERE WITH VARIADIC DISTINCT ALL BY".split())
+_SEPARATE: Final = frozenset(
+    [
+        "FROM",
+        "FOR",
+        "USING",
+        "ORDER",
+        "PARTITION",
+        "AS",
+        "ON",
+        "PLACING",
+        "WHERE",
+        "WITH",
+        "VARIADIC",
+        "DISTINCT",
+        "ALL",
+        "BY",
+    ]
+)
 
 
 def _left_level(toks: list[Tok], index: int, frame: _Frame) -> int:
@@ -416,11 +455,42 @@ _NOT_PLAIN: Final = frozenset({"UNION", "INTERSECT", "EXCEPT", "LIMIT", "OFFSET"
 
 
 _ENDS_LIST: Final = frozenset(
-    "FROM WHERE GROUP HAVING UNION INTERSECT EXCEPT ORDER LIMIT OFFSET FETCH FOR WINDOW INTO RETURNING".split()
+    [
+        "FROM",
+        "WHERE",
+        "GROUP",
+        "HAVING",
+        "UNION",
+        "INTERSECT",
+        "EXCEPT",
+        "ORDER",
+        "LIMIT",
+        "OFFSET",
+        "FETCH",
+        "FOR",
+        "WINDOW",
+        "INTO",
+        "RETURNING",
+    ]
 )
 _ENDS_OPERAND: Final = frozenset(
-    "END NULL TRUE FALSE CURRENT_CATALOG CURRENT_DATE CURRENT_ROLE CURRENT_TIME CURRENT_TIMESTAMP CURRENT_USER LOCALTIME"
-    " LOCALTIMESTAMP SESSION_USER USER CURRENT_SCHEMA".split()
+    [
+        "END",
+        "NULL",
+        "TRUE",
+        "FALSE",
+        "CURRENT_CATALOG",
+        "CURRENT_DATE",
+        "CURRENT_ROLE",
+        "CURRENT_TIME",
+        "CURRENT_TIMESTAMP",
+        "CURRENT_USER",
+        "LOCALTIME",
+        "LOCALTIMESTAMP",
+        "SESSION_USER",
+        "USER",
+        "CURRENT_SCHEMA",
+    ]
 )
 
 

@@ -15,10 +15,10 @@ from collections.abc import Mapping
 from typing import Final
 
 from pgloupe_rules import canonical, meaning, tags
-from pgloupe_rules.lexer import SPACE, STRING, WORD, NUMBER, Token, lex, number, string
+from pgloupe_rules.lexer import NUMBER, SPACE, STRING, WORD, Token, lex, number, string
 from pgloupe_rules.types import NO_TAGS, Literal, Recognised, Slot, Template
 
-MAX_TEXT: Final = 1 << 20
+MAX_TEXT: Final = 1 << 18
 """Characters of a query string that are recognised whole."""
 PREFIX: Final = 1 << 16
 """Characters by which a longer one is recognised."""

@@ -60,8 +60,29 @@ _KINDS: Final[dict[str, Kind]] = {
     "SECURITY": Kind.DDL,
 }
 _UTILITIES: Final = frozenset(
-    "ANALYZE ANALYSE CALL CHECKPOINT CLOSE CLUSTER DEALLOCATE DECLARE DO EXECUTE EXPLAIN LISTEN LOAD LOCK NOTIFY PREPARE"
-    " REFRESH REINDEX TRUNCATE UNLISTEN VACUUM".split()
+    [
+        "ANALYZE",
+        "ANALYSE",
+        "CALL",
+        "CHECKPOINT",
+        "CLOSE",
+        "CLUSTER",
+        "DEALLOCATE",
+        "DECLARE",
+        "DO",
+        "EXECUTE",
+        "EXPLAIN",
+        "LISTEN",
+        "LOAD",
+        "LOCK",
+        "NOTIFY",
+        "PREPARE",
+        "REFRESH",
+        "REINDEX",
+        "TRUNCATE",
+        "UNLISTEN",
+        "VACUUM",
+    ]
 )
 _PLAIN: Final = frozenset({Kind.BEGIN, Kind.COMMIT, Kind.ROLLBACK, Kind.SAVEPOINT, Kind.SET, Kind.SHOW})
 _PARSED: Final = frozenset({Kind.SELECT, Kind.INSERT, Kind.UPDATE, Kind.DELETE, Kind.MERGE, Kind.COPY})
@@ -407,14 +428,95 @@ def _placeholder(node: object) -> int:
 
 
 _NILADIC: Final = frozenset(
-    "CURRENT_CATALOG CURRENT_DATE CURRENT_ROLE CURRENT_TIME CURRENT_TIMESTAMP CURRENT_USER CURRENT_SCHEMA LOCALTIME"
-    " LOCALTIMESTAMP SESSION_USER SYSTEM_USER USER".split()
+    [
+        "CURRENT_CATALOG",
+        "CURRENT_DATE",
+        "CURRENT_ROLE",
+        "CURRENT_TIME",
+        "CURRENT_TIMESTAMP",
+        "CURRENT_USER",
+        "CURRENT_SCHEMA",
+        "LOCALTIME",
+        "LOCALTIMESTAMP",
+        "SESSION_USER",
+        "SYSTEM_USER",
+        "USER",
+    ]
 )
 _NO_CALLS: Final = frozenset(
-    "ALL ALIAS AND ANY ARRAY AS BETWEEN BY CHECK CONFLICT CUBE DISTINCT ELSE EXCEPT EXISTS FILTER FROM GROUP GROUPING HAVING IN"
-    " INSERT INTERSECT INTO IS JOIN KEY LATERAL LIKE ILIKE LIMIT MATERIALIZED NOT OFFSET ON ONLY OR ORDER OVER PARTITION"
-    " PRIMARY REFERENCES RETURNING ROLLUP ROW ROWS SELECT SET SETS SIMILAR SOME TABLE THEN TO UNION UNIQUE USING VALUES"
-    " WHEN WHERE WINDOW WITH WITHIN CASE END NULL ESCAPE VARIADIC CROSS DO COPY".split()
+    [
+        "ALL",
+        "ALIAS",
+        "AND",
+        "ANY",
+        "ARRAY",
+        "AS",
+        "BETWEEN",
+        "BY",
+        "CHECK",
+        "CONFLICT",
+        "CUBE",
+        "DISTINCT",
+        "ELSE",
+        "EXCEPT",
+        "EXISTS",
+        "FILTER",
+        "FROM",
+        "GROUP",
+        "GROUPING",
+        "HAVING",
+        "IN",
+        "INSERT",
+        "INTERSECT",
+        "INTO",
+        "IS",
+        "JOIN",
+        "KEY",
+        "LATERAL",
+        "LIKE",
+        "ILIKE",
+        "LIMIT",
+        "MATERIALIZED",
+        "NOT",
+        "OFFSET",
+        "ON",
+        "ONLY",
+        "OR",
+        "ORDER",
+        "OVER",
+        "PARTITION",
+        "PRIMARY",
+        "REFERENCES",
+        "RETURNING",
+        "ROLLUP",
+        "ROW",
+        "ROWS",
+        "SELECT",
+        "SET",
+        "SETS",
+        "SIMILAR",
+        "SOME",
+        "TABLE",
+        "THEN",
+        "TO",
+        "UNION",
+        "UNIQUE",
+        "USING",
+        "VALUES",
+        "WHEN",
+        "WHERE",
+        "WINDOW",
+        "WITH",
+        "WITHIN",
+        "CASE",
+        "END",
+        "NULL",
+        "ESCAPE",
+        "VARIADIC",
+        "CROSS",
+        "DO",
+        "COPY",
+    ]
 )
 
 

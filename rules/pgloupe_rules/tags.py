@@ -26,9 +26,7 @@ _PLAIN: Final = re.compile(r"\s*+([A-Za-z_][A-Za-z0-9_.-]*+):([^,\s]++)\s*+(?:,|
 def parse(comment_text: str) -> dict[str, str]:
     """The tags of one comment, given with or without its `/* */` or `--`. A comment that is not all tags gives `{}`."""
     body = comment_text[:MAX_COMMENT].strip()
-    if body.startswith("/*"):
-        body = body[2:]
-    elif body.startswith("--"):
+    if body.startswith("/*") or body.startswith("--"):
         body = body[2:]
     body = body.removesuffix("*/").strip()
     pattern = _QUOTED if "='" in body or "= '" in body else _PLAIN

@@ -164,10 +164,11 @@ async def test_the_mark_of_a_killed_proxy_ends_with_its_lease_and_raises(
         marks = [field for field in await client.hkeys(hash_key) if field.startswith(b"m")]
         assert len(marks) == 1
         await client.hset(hash_key, marks[0], 1)
-        members = [field for field in await client.hkeys(hash_key) if field.startswith(b"p")]
-        for member in members:
-            if await client.hget(hash_key, member) and not member.endswith(one._shared._identity):  # type: ignore[union-attr]
-                await client.hset(hash_key, member, 1)
+        mine = one._shared
+        assert mine is not None
+        for field in await client.hkeys(hash_key):
+            if field.startswith(b"p") and field != b"p" + mine._identity:
+                await client.hdel(hash_key, field)
         one.fill(ticket, TWO)
         for name in ("a", "b"):
             found = await look(one, read(name))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import postgast
 import pytest
+
 from pgloupe_rules.normalise import recognise
 from pgloupe_rules.types import Recognised
 

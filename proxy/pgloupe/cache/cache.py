@@ -80,7 +80,8 @@ class Cache:
     `member_lease_s` bounds how long the answer to a write is held that other proxies could not be told of (0: never held,
     and other proxies may answer from before it until this one reaches Redis again); `forget_s` is how long the others
     wait for a proxy that vanished without a word. Both as in `shared`.
-    `clock` is monotonic, in seconds. Without `dependencies` the mode is coarse.
+    `clock` is monotonic, in seconds. Without `dependencies` the mode is coarse. Raises ValueError for a `redis_url` that is
+    not one.
     """
 
     def __init__(
@@ -122,7 +123,7 @@ class Cache:
         )
 
     async def start(self) -> None:
-        """Connect to Redis and read the catalogs, waiting about a second at most for either. Neither need be there."""
+        """Connect to Redis and read the catalogs, waiting a few seconds at most. Neither need be there."""
         if self._shared is not None:
             await self._shared.start()
         await self._refresh()

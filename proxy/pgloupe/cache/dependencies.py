@@ -58,7 +58,8 @@ class Dependencies:
         self._graph: Graph | None = None
         self._last: Graph | None = None
         self._failed = url is None
-        self._memo_reads: dict[frozenset[str], tuple[str, ...] | str] = {}
+        self._memo_reads: dict[tuple[str, ...], tuple[str, ...] | str] = {}
+        self._memo_coarse: dict[tuple[str, ...], tuple[str, ...] | str] = {}
         self._memo_writes: dict[frozenset[str], frozenset[str] | None] = {}
         self.refresh_s = refresh_s
         self.refreshed_s = float("-inf")
@@ -117,38 +118,39 @@ class Dependencies:
         self._memo_writes[tables] = found
         return found
 
-    def reads(self, tables: Iterable[str], functions: Iterable[str] = (), database: str = "") -> tuple[str, ...] | str:
+    def reads(
+        self, tables: tuple[str, ...], functions: Iterable[str] = (), database: str = ""
+    ) -> tuple[str, ...] | str:
         """The version names that a read of these tables depends on, sorted; or, as text, why it is not stored.
 
         `functions` are the names that it calls: one that a user defined too, and did not declare IMMUTABLE, could be meant.
         """
         graph = self._graph
-        if graph is None and not self._failed:
-            return "dependencies are being read"
-        if graph is not None and self.covers(database):
-            if graph.shadowing and any(name.rpartition(".")[2] in graph.shadowing for name in functions):
-                return "a user-defined function has this name"
-        else:
+        if graph is None:
+            if not self._failed:
+                return "dependencies are being read"
+        elif database and database != graph.database:
             graph = None
-        wanted = frozenset(tables)
-        known = self._memo_reads.get(wanted)
-        if known is not None and graph is not None:
-            return known
-        names = version_names(wanted)
+        elif graph.shadowing and any(name.rpartition(".")[2] in graph.shadowing for name in functions):
+            return "a user-defined function has this name"
+        memo = self._memo_coarse if graph is None else self._memo_reads
+        answer = memo.get(tables)
+        if answer is None:
+            answer = self._depends(tables, graph)
+            if len(memo) >= _MEMO_LIMIT:
+                memo.clear()
+            memo[tables] = answer
+        return answer
+
+    @staticmethod
+    def _depends(tables: tuple[str, ...], graph: Graph | None) -> tuple[str, ...] | str:
+        names = version_names(tables)
         if not names:
             return "table name"
-        if len(names) > _NAMES_LIMIT:
-            return "too many tables"
-        if graph is None:
-            return tuple(sorted(names))
-        found = graph.reads(names)
-        answer = found if isinstance(found, str) else tuple(sorted(found))
-        if len(answer) > _NAMES_LIMIT and not isinstance(answer, str):
-            answer = "too many tables"
-        if len(self._memo_reads) >= _MEMO_LIMIT:
-            self._memo_reads.clear()
-        self._memo_reads[wanted] = answer
-        return answer
+        found = names if graph is None else graph.reads(names)
+        if isinstance(found, str):
+            return found
+        return tuple(sorted(found)) if len(found) <= _NAMES_LIMIT else "too many tables"
 
     def harmless(self, functions: Iterable[str], database: str = "") -> bool:
         """All of these are functions that a user defined and declared IMMUTABLE or STABLE in each of their forms."""
@@ -181,7 +183,9 @@ class Dependencies:
                         results.append([tuple(row) for row in await self._connection.fetch(query)])
             graph = build_graph(results)
             self.last_error = "" if graph is not None else "too many relations"
-        except (OSError, TimeoutError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except (
+            Exception
+        ) as error:  # a URL, a certificate, the network, the server: without catalogs we go on in any case
             self.last_error = f"{type(error).__name__}: {error}"
             self._drop()
         if graph is None and not self._failed:

@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
 import redis.asyncio as redis
+from hiredis import pack_command
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
@@ -119,7 +120,7 @@ class RedisLink:
         if self._connection is None or len(self._pending) >= _PENDING_LIMIT:
             future.set_result(finish(None))
             return future
-        self._outgoing.extend(self._connection.pack_command(*command))
+        self._outgoing.append(pack_command(command))  # type: ignore[arg-type]  # its stub says a tuple of one
         self._wake.set()
         deadline_s = loop.time() + self._timeout_s
         self._pending.append(_Call(deadline_s, finish, future, optional))
@@ -182,8 +183,9 @@ class RedisLink:
             self._lived = False
             try:
                 await self._live()
-            except (RedisError, OSError, TimeoutError) as error:
-                self._break(str(error) or type(error).__name__)
+            except Exception as error:  # whatever it was, the next attempt may go better
+                if not isinstance(error, (RedisError, OSError, TimeoutError)):
+                    log.exception("the connection to redis failed in an unexpected way")
                 self.errors += 1
                 self.last_error = str(error) or type(error).__name__
             await asyncio.sleep(0 if self._lived else self._retry_s)
@@ -229,7 +231,7 @@ class RedisLink:
                     self._break("a reply that nobody asked for")
                     return
                 self._finish(self._pending.popleft(), reply)
-        except (RedisError, OSError, TimeoutError) as error:
+        except Exception as error:
             if self._connection is connection:
                 self._break(str(error) or type(error).__name__)
 
@@ -254,6 +256,6 @@ class RedisLink:
                 if self._outgoing:
                     packed, self._outgoing = self._outgoing, []
                     await connection.send_packed_command(packed, check_health=False)
-        except (RedisError, OSError, TimeoutError) as error:
+        except Exception as error:
             if self._connection is connection:
                 self._break(str(error) or type(error).__name__)

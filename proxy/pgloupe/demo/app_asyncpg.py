@@ -20,10 +20,11 @@ SELECT product.id, product.name, product.description, product.price_cents, categ
     (SELECT round(avg(review.stars), 2) FROM review WHERE review.product_id = product.id) AS stars,
     (SELECT sum(sold.quantity) FROM purchase_item AS sold JOIN product AS peer ON peer.id = sold.product_id
         WHERE peer.category_id = product.category_id) AS sold_in_category,
-    ARRAY(SELECT other.product_id FROM purchase_item AS this
+    (SELECT string_agg(bought.id::text, ' ' ORDER BY bought.times DESC, bought.id) FROM (
+        SELECT other.product_id AS id, count(*) AS times FROM purchase_item AS this
         JOIN purchase_item AS other ON other.purchase_id = this.purchase_id AND other.product_id <> this.product_id
         WHERE this.product_id = product.id
-        GROUP BY other.product_id ORDER BY count(*) DESC, other.product_id LIMIT 6) AS bought_together
+        GROUP BY other.product_id ORDER BY times DESC, other.product_id LIMIT 6) AS bought) AS bought_together
 FROM product JOIN category ON category.id = product.category_id
 WHERE product.id = $1
 """

@@ -184,7 +184,12 @@ def _figures(
         "speedup": round(direct_ms["median"] / cached_ms["median"], 1),
         "pages_equal": latencies.equal,
         "reads_own_writes": latencies.fresh,
-        "cache": {**counters, "hit_ratio": round(counters.get("hits", 0) / asked, 4) if asked else 0.0},
+        "cache": {
+            "hits": 0,
+            "misses": 0,
+            **counters,
+            "hit_ratio": round(counters.get("hits", 0) / asked, 4) if asked else 0.0,
+        },
         "scenarios": [
             {
                 "name": result.scenario.name,
@@ -213,6 +218,9 @@ def disappointments(report: Mapping[str, Any]) -> list[str]:
             out.append(f"{', '.join(sorted(rules))} was found in {name}, which has no such fault")
         if not scenario["checksum_equal"]:
             out.append(f"{name} computed something else than its twin or than without the proxy")
+    if demo["cache"]["hits"] < demo["cached_ms"]["calls"]:
+        hits, calls = demo["cache"]["hits"], demo["cached_ms"]["calls"]
+        out.append(f"only {hits} of {calls} product pages came from the cache")
     if not demo["pages_equal"]:
         out.append("a cached page differed from the one that the server gave")
     if not demo["reads_own_writes"]:

