@@ -85,8 +85,7 @@ class App:
         desk = None
         if settings.cache_allow:
             self.cache = self._make_cache()
-            limits = {rule.name: rule.max_entry_bytes for rule in settings.cache_allow}
-            desk = CacheDesk(self.cache, str(settings.upstream), limits, self._tasks)
+            desk = CacheDesk(self.cache, str(settings.upstream), self._tasks)
         self.listener = Listener(
             settings.upstream,
             self._make_session,
@@ -98,12 +97,15 @@ class App:
 
     def _make_cache(self) -> Cache:
         settings = self.settings
-        return Cache(
-            memory_bytes=settings.cache_memory_bytes,
-            redis_url=settings.cache_redis,
-            redis_timeout_s=settings.cache_redis_timeout_s,
-            dependencies=Dependencies(settings.cache_catalog_url or settings.upstream.plain_url),
-        )
+        try:
+            return Cache(
+                memory_bytes=settings.cache_memory_bytes,
+                redis_url=settings.cache_redis,
+                redis_timeout_s=settings.cache_redis_timeout_s,
+                dependencies=Dependencies(settings.cache_catalog_url or settings.upstream.plain_url),
+            )
+        except ValueError as error:
+            raise SettingsError(f"cache.redis: {error}") from None
 
     def _make_session(self, info: SessionInfo, startup: dict[str, str]) -> Session:
         if self.cache is None or startup.get("replication", "false") not in ("false", "off", "no", "0"):
@@ -115,16 +117,15 @@ class App:
     def decide(self, statement: Statement) -> Decision:
         return self.engine.decide(statement)
 
-    def writes(self, recognised: Recognised) -> frozenset[str] | None:
-        """The tables that a statement may change; None for "anything"."""
+    def writes(self, recognised: Recognised, database: str) -> frozenset[str] | None:
+        """The tables that a statement may change in this database; None for "anything"."""
         effect = effect_of(recognised)
         if effect.kind is EffectKind.NOTHING:
             return _NO_TABLES
-        if effect.kind is EffectKind.EVERYTHING and not (
-            effect.functions and self.cache is not None and self.cache.dependencies.harmless(effect.functions)
-        ):
-            return None
-        return effect.tables
+        if effect.kind is EffectKind.TABLES:
+            return effect.tables
+        known = self.cache is not None and self.cache.dependencies.harmless(effect.functions, database)
+        return effect.tables if effect.functions and known else None
 
     def strange(self, recognised: Recognised) -> bool:
         """It may change what a session is: it calls something that nobody knows, or nobody understands it, or it sets by a
@@ -226,6 +227,7 @@ def _allow_rule(rule: Allow) -> AllowRule:
         tables=frozenset(rule.tables) or None,
         template=rule.template or None,
         fingerprint=rule.fingerprint or None,
+        max_entry_bytes=rule.max_entry_bytes,
     )
 
 

@@ -16,6 +16,7 @@ from typing import Final
 
 from pgloupe_rules import canonical, meaning, tags
 from pgloupe_rules.lexer import NUMBER, SPACE, STRING, WORD, Token, lex, number, string
+from pgloupe_rules.render import render
 from pgloupe_rules.types import NO_TAGS, Literal, Recognised, Slot, Template
 
 MAX_TEXT: Final = 1 << 18
@@ -70,7 +71,7 @@ def plan_of(tokens: list[Token]) -> Plan:
     """The template and layout of one statement's tokens."""
     toks = canonical.canonicalise(tokens)
     layout: list[Slot] = []
-    text = canonical.render(toks, layout)
+    text = render(toks, layout)
     return Plan(Template(meaning.fingerprint(toks), text, len(layout)), tuple(layout))
 
 
@@ -170,6 +171,6 @@ def tags_of(text: str, comments: list[tuple[int, int]]) -> Mapping[str, str]:
 def _oversized(query_string: str) -> Recognised:
     tokens, _ = lex(query_string[:PREFIX])
     toks = canonical.canonicalise(tokens[: canonical.MAX_TOKENS])
-    text = canonical.render(toks, [])
+    text = render(toks, [])
     template = Template(meaning.digest(f"{len(query_string)} {text}"), text, 0)
     return Recognised(template, (), query_string)

@@ -149,7 +149,9 @@ def psycopg_types(url: str) -> Any:
             )
             seen.append(cursor.execute("SELECT * FROM typed").fetchall())
             seen.append(
-                cursor.execute("SELECT * FROM typed WHERE ia = %s AND u = %s", ([1, None, 3], VALUES[-1])).fetchall()
+                cursor.execute(
+                    "SELECT * FROM typed WHERE ia = %s::int[] AND u = %s", ([1, None, 3], VALUES[-1])
+                ).fetchall()
             )
     return seen
 
@@ -235,7 +237,7 @@ def psycopg_server_side_cursor(url: str) -> Any:
         with connection.cursor("walker") as cursor:
             cursor.itersize = 3
             cursor.execute("SELECT id FROM item WHERE id > %s ORDER BY id", (2,))
-            seen.append([row for row in cursor])
+            seen.append(list(cursor))
         with connection.cursor("scroller", scrollable=True, withhold=True) as cursor:
             cursor.execute("SELECT id, name FROM item ORDER BY id")
             seen.append(cursor.fetchmany(2))
@@ -244,7 +246,7 @@ def psycopg_server_side_cursor(url: str) -> Any:
             connection.commit()
             cursor.scroll(0, mode="absolute")
             seen.append(cursor.fetchall())
-        seen.append([row for row in connection.cursor().stream("SELECT id FROM item ORDER BY id")])
+        seen.append(list(connection.cursor().stream("SELECT id FROM item ORDER BY id")))
     return seen
 
 
@@ -403,7 +405,7 @@ def psycopg2_literals(url: str) -> Any:
     with connection, connection.cursor("named") as named:
         named.itersize = 4
         named.execute("SELECT id FROM item ORDER BY id")
-        seen.append([row for row in named])
+        seen.append(list(named))
     connection.set_session(autocommit=True)
     with connection.cursor() as cursor:
         for query in ("SELECT 1/0", "SELECT * FROM missing"):
@@ -415,7 +417,7 @@ def psycopg2_literals(url: str) -> Any:
         cursor.execute("NOTIFY two, 'hello'")
         connection.poll()
         seen += [(notify.channel, notify.payload) for notify in connection.notifies]
-        seen.append([notice for notice in connection.notices])
+        seen.append(list(connection.notices))
     connection.close()
     return seen
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import postgast
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -237,3 +240,33 @@ def test_nothing_is_logged(caplog: pytest.LogCaptureFixture) -> None:
 def test_parse_never_raises(text: str) -> None:
     found = parse(text)
     assert found.parsed or not found.read_only
+
+
+CORPUS = Path(__file__).parent / "corpus"
+QUERIES = [
+    line
+    for name in ("orm.sql", "features.sql", "deliberate.sql")
+    for line in (CORPUS / name).read_text(encoding="utf-8").splitlines()
+    if line.lower().startswith(("select", "insert", "update", "delete", "merge", "values", "table", "("))
+]
+SPECIAL = {"btrim": "trim", "like_escape": "", "similar_to_escape": ""}
+"""Functions that the grammar puts in place of special syntax, and what the shape calls them."""
+
+
+def test_no_table_and_no_function_that_libpg_query_finds_is_missing() -> None:
+    missing = []
+    parsed = 0
+    for line in QUERIES:
+        found = shape(line)
+        if found.parsed:
+            parsed += 1
+            tree = postgast.parse(line)
+            plain = [name.removeprefix("pg_catalog.") for name in postgast.extract_functions(tree)]
+            called = {SPECIAL.get(name, name) for name in plain} - {""}
+            named = {name.removeprefix("pg_catalog.") for name in found.functions}
+            if not set(postgast.extract_tables(tree)) <= set(found.tables):
+                missing.append(line)
+            if not called <= named:
+                missing.append(line)
+    assert missing == []
+    assert parsed > len(QUERIES) * 0.98

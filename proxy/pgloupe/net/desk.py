@@ -6,29 +6,27 @@ the session stays blocked, and the link is called again when the answer is there
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from pgloupe.cache.cache import Answer, Cache, Read, Ticket
 from pgloupe.cache.entry import Entry
 from pgloupe.cache.invalidation import Mark
-from pgloupe.cache.key import EXTENDED, SIMPLE, cache_key, session_part
+from pgloupe.cache.key import EXTENDED, SIMPLE, cache_key, names_moment, session_part
 from pgloupe.net.link import clock
 from pgloupe.net.tasks import Tasks
 from pgloupe.session.actions import Action, Ask, BeginWrite, EndWrite, Fill
 from pgloupe.session.gate import GatedSession
-from pgloupe_rules.shape import shape_of
 
 T = TypeVar("T")
 
 
 class CacheDesk:
-    """`server` names the server in keys; `limits` gives the largest entry of each rule in bytes."""
+    """`server` names the server in keys."""
 
-    def __init__(self, cache: Cache, server: str, limits: Mapping[str, int], tasks: Tasks) -> None:
+    def __init__(self, cache: Cache, server: str, tasks: Tasks) -> None:
         self._cache = cache
         self._server = server
-        self._limits = limits
         self._tasks = tasks
 
     def perform(self, action: Action, session: GatedSession, again: Callable[[], None]) -> None:
@@ -44,7 +42,12 @@ class CacheDesk:
 
     def _ask(self, ask: Ask, session: GatedSession, again: Callable[[], None]) -> None:
         info = session.info
-        limit_bytes = self._limits.get(ask.rule.rule, 0)
+        rule = ask.rule
+        if names_moment(ask.parameters):
+            # `now` as a text is another moment each time that it is read as a date
+            self._cache.count_bypass(rule.rule, "a parameter names a moment")
+            session.answered(None, None, 0, clock())
+            return
         key = cache_key(
             session_part(self._server, info.database, info.user, "", ask.context),
             SIMPLE if ask.simple else EXTENDED,
@@ -54,10 +57,9 @@ class CacheDesk:
             result_formats=ask.results,
             row_description=ask.described,
         )
-        functions = shape_of(ask.recognised.template).functions
-        rule = ask.rule
+        limit_bytes = rule.max_entry_bytes
         answer = self._cache.lookup(
-            Read(key, rule.tables, rule.rule, rule.ttl_s, limit_bytes, functions, info.database)
+            Read(key, rule.tables, rule.rule, rule.ttl_s, limit_bytes, rule.functions, info.database)
         )
 
         def tell(found: Answer) -> None:

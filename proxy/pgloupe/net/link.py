@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
-from pgloupe.errors import PgloupeError, ServerUnreachable
+from pgloupe.errors import PgloupeError, ProtocolViolation, ServerUnreachable
 from pgloupe.session.actions import Action
 from pgloupe.session.gate import GatedSession
 from pgloupe.session.session import Session
@@ -188,6 +188,8 @@ class Link:
             self._hooks.observe(session.take_outcomes())
         if session.must_close:
             _log.info("session %d: %s", session.info.session, session.trouble)
+            if session.can_inject and not self._frontend.is_closing():
+                self.inject(ProtocolViolation(session.trouble))
             self._close()
             return
         if self._desk is not None:

@@ -57,8 +57,8 @@ class Policy(Protocol):
 
     def decide(self, statement: Statement, /) -> Decision: ...
 
-    def writes(self, recognised: Recognised, /) -> Tables | None:
-        """The tables that a statement may change, empty for none, None for "may be anything"."""
+    def writes(self, recognised: Recognised, database: str, /) -> Tables | None:
+        """The tables that a statement may change there, empty for none, None for "may be anything"."""
         ...
 
     def strange(self, recognised: Recognised, /) -> bool:
@@ -237,7 +237,7 @@ class GatedSession(Session):
         return True
 
     def _writes(self, recognised: Recognised) -> Tables | None:
-        return None if recognised is UNKNOWN else self._policy.writes(recognised)
+        return None if recognised is UNKNOWN else self._policy.writes(recognised, self.info.database)
 
     def _frame_writes(self, code: int, raw: bytes, count: int) -> Tables | None:
         """The tables that a Query, Execute or FunctionCall may change. A Parse or Bind does nothing yet; one that is too

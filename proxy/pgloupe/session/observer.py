@@ -160,6 +160,8 @@ class Observer:
             request.prepared = Prepared(name, query, self._recognise(query), oids)
             request.name = name
             request.previous = self.statements.prepare(request.prepared)
+            if request.previous is not None:
+                request.prepared.inherit(request.previous)
         return request
 
     def bind(self, raw: bytes) -> Portal:

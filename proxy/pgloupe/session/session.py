@@ -102,7 +102,8 @@ class Session:
     @property
     def can_inject(self) -> bool:
         """The client's stream stands between two messages of the server, and nobody has said goodbye."""
-        return self.phase < Phase.OPAQUE and self._backend_reader.clean and not self._last_word
+        followed = self.phase < Phase.OPAQUE or self.must_close
+        return followed and self._backend_reader.clean and not self._last_word
 
     def analyse(self, now_s: float) -> None:
         """Look at what was written since the last call; `now_s` is when it was."""

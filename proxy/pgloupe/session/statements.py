@@ -47,6 +47,13 @@ class Prepared:
         self.columns = b""
         """The RowDescription frame of a statement-Describe, b"" if unknown."""
 
+    def inherit(self, former: Prepared) -> None:
+        """Take over what a Describe told of the same text under the same name: asyncpg without its statement cache parses
+        the unnamed statement, describes it, and parses it again to run it."""
+        if former.query_string == self.query_string:
+            self.columns = former.columns
+            self.oids = self.oids or former.oids
+
 
 class Portal:
     """A bound prepared statement. Keeps the Bind as sent and decodes it only when someone asks."""

@@ -125,12 +125,13 @@ def parse_error_fields(raw: bytes) -> dict[str, str]:
 
 def error_sqlstate(raw: bytes) -> str:
     """The SQLSTATE of an ErrorResponse, "" where it has none."""
-    start = raw.find(b"\0C", HEADER_BYTES)
-    return text_of(raw[start + 2 : start + 7]) if start >= 0 else ""
+    body = b"\0" + raw[HEADER_BYTES:]  # the fields come in any order, so it may be the first
+    start = body.find(b"\0C")
+    return text_of(body[start + 2 : start + 7]) if start >= 0 else ""
 
 
 def build_error_response(sqlstate: str, text: str, severity: str = "FATAL") -> bytes:
     """An ErrorResponse of our own, with the fields that every client reads."""
-    fields = {"S": severity, "V": severity, "C": sqlstate, "M": text}
+    fields = {"S": severity, "V": severity, "C": sqlstate, "M": text.replace("\0", " ")}
     body = b"".join(code.encode() + value.encode("utf-8", "replace") + b"\0" for code, value in fields.items())
     return build_frame(BackendCode.ERROR_RESPONSE, body + b"\0")

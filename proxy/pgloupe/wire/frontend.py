@@ -41,9 +41,17 @@ def _string_end(raw: bytes, start: int) -> int:
     return end
 
 
+def _expect_end(raw: bytes, end: int) -> None:
+    """The server refuses a message with more in it than its contents; so must whoever would answer in its place."""
+    if end != len(raw):
+        raise ProtocolViolation("a message is longer than its contents")
+
+
 def parse_query(raw: bytes) -> str:
     """Query: the query string."""
-    return text_of(raw[HEADER_BYTES : _string_end(raw, HEADER_BYTES)])
+    end = _string_end(raw, HEADER_BYTES)
+    _expect_end(raw, end + 1)
+    return text_of(raw[HEADER_BYTES:end])
 
 
 def parse_parse(raw: bytes) -> tuple[str, str, tuple[int, ...]]:
@@ -57,6 +65,7 @@ def parse_parse(raw: bytes) -> tuple[str, str, tuple[int, ...]]:
         oids = Struct(f"!{count}I").unpack_from(raw, query_end + 3) if count else ()
     except StructError as error:
         raise ProtocolViolation("a Parse message is cut short") from error
+    _expect_end(raw, query_end + 3 + 4 * count)
     return name, query, oids
 
 
@@ -90,8 +99,7 @@ def parse_bind_values(raw: bytes, offset: int) -> tuple[Formats, list[bytes | No
         results = Struct(f"!{count}H").unpack_from(raw, offset + 2) if count else ()
     except StructError as error:
         raise ProtocolViolation("a Bind message is cut short") from error
-    if offset + 2 + 2 * count != len(raw):
-        raise ProtocolViolation("a Bind message is longer than its contents")
+    _expect_end(raw, offset + 2 + 2 * count)
     return formats, values, results
 
 
@@ -102,6 +110,7 @@ def parse_execute(raw: bytes) -> tuple[str, int]:
         (limit,) = _INT.unpack_from(raw, end + 1)
     except StructError as error:
         raise ProtocolViolation("an Execute message is cut short") from error
+    _expect_end(raw, end + 5)
     return text_of(raw[HEADER_BYTES:end]), limit
 
 
@@ -110,6 +119,7 @@ def parse_named(raw: bytes) -> tuple[str, str]:
     if len(raw) < HEADER_BYTES + 2:
         raise ProtocolViolation("a Describe or Close message is cut short")
     end = _string_end(raw, HEADER_BYTES + 1)
+    _expect_end(raw, end + 1)
     return chr(raw[HEADER_BYTES]), text_of(raw[HEADER_BYTES + 1 : end])
 
 

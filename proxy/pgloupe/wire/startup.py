@@ -63,6 +63,8 @@ def packet_bytes(data: bytes | bytearray, limit_bytes: int = MAX_STARTUP_BYTES) 
 
 def parse_startup(raw: bytes) -> StartupPacket:
     """One whole start-up packet. Raises ProtocolViolation."""
+    if len(raw) < MIN_STARTUP_BYTES:
+        raise ProtocolViolation(f"a start-up packet of {len(raw)} bytes is too short")
     length, code = _TWO_INTS.unpack_from(raw)
     if length != len(raw):
         raise ProtocolViolation(f"a start-up packet of {len(raw)} bytes declares {length}")
@@ -83,7 +85,7 @@ def parse_startup(raw: bytes) -> StartupPacket:
 
 
 def _parameters(raw: bytes) -> dict[str, str]:
-    if raw[-1]:
+    if len(raw) == MIN_STARTUP_BYTES or raw[-1]:
         raise ProtocolViolation("invalid startup packet layout: expected terminator as last byte")
     fields = raw[8:-1].split(b"\0")
     if fields[-1]:
@@ -98,7 +100,7 @@ def _parameters(raw: bytes) -> dict[str, str]:
 def build_startup(parameters: dict[str, str], protocol: int = 3 << 16) -> bytes:
     """A StartupMessage, for tests and for our own connections."""
     body = b"".join(
-        name.encode() + b"\0" + value.encode("utf-8", "surrogateescape") + b"\0" for name, value in parameters.items()
+        text.encode("utf-8", "surrogateescape") + b"\0" for item in parameters.items() for text in item
     )
     return _TWO_INTS.pack(9 + len(body), protocol) + body + b"\0"
 

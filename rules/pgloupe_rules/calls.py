@@ -1,0 +1,158 @@
+"""The functions that a statement calls, from its tokens: a parser renames them and folds some away."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from pgloupe_rules.tok import CONST, KEY, NAME, Tok
+
+BODIES: Final = frozenset({"SELECT", "VALUES", "INSERT", "UPDATE", "DELETE", "MERGE"})
+"""Key words that begin the body of a WITH."""
+
+_NILADIC: Final = frozenset(
+    [
+        "CURRENT_CATALOG",
+        "CURRENT_DATE",
+        "CURRENT_ROLE",
+        "CURRENT_TIME",
+        "CURRENT_TIMESTAMP",
+        "CURRENT_USER",
+        "CURRENT_SCHEMA",
+        "LOCALTIME",
+        "LOCALTIMESTAMP",
+        "SESSION_USER",
+        "SYSTEM_USER",
+        "USER",
+    ]
+)
+
+_NO_CALLS: Final = frozenset(
+    [
+        "ALL",
+        "ALIAS",
+        "AND",
+        "ANY",
+        "ARRAY",
+        "AS",
+        "BETWEEN",
+        "BY",
+        "CHECK",
+        "CONFLICT",
+        "CUBE",
+        "DISTINCT",
+        "ELSE",
+        "EXCEPT",
+        "EXISTS",
+        "FILTER",
+        "FROM",
+        "GROUP",
+        "GROUPING",
+        "HAVING",
+        "IN",
+        "INSERT",
+        "INTERSECT",
+        "INTO",
+        "IS",
+        "JOIN",
+        "KEY",
+        "LATERAL",
+        "LIKE",
+        "ILIKE",
+        "LIMIT",
+        "MATERIALIZED",
+        "NOT",
+        "OFFSET",
+        "ON",
+        "ONLY",
+        "OR",
+        "ORDER",
+        "OVER",
+        "PARTITION",
+        "PRIMARY",
+        "REFERENCES",
+        "RETURNING",
+        "ROLLUP",
+        "ROW",
+        "ROWS",
+        "SELECT",
+        "SET",
+        "SETS",
+        "SIMILAR",
+        "SOME",
+        "TABLE",
+        "THEN",
+        "TO",
+        "UNION",
+        "UNIQUE",
+        "USING",
+        "VALUES",
+        "WHEN",
+        "WHERE",
+        "WINDOW",
+        "WITH",
+        "WITHIN",
+        "CASE",
+        "END",
+        "NULL",
+        "ESCAPE",
+        "VARIADIC",
+        "CROSS",
+        "DO",
+        "COPY",
+    ]
+)
+
+
+def functions(toks: list[Tok]) -> tuple[str, ...]:
+    """Names of the functions that a statement calls, as written, in lower case. May hold a name too many (a type with
+    a modifier, an alias with columns), never one too few; operators and casts are not looked behind."""
+    out: dict[str, None] = {}
+    for index, tok in enumerate(toks):
+        if tok.kind == CONST:
+            continue
+        following = toks[index + 1].text if index + 1 < len(toks) else ""
+        before = toks[index - 1].text if index else ""
+        if tok.kind == KEY:
+            if tok.text in _NILADIC or (following == "(" and tok.text not in _NO_CALLS):
+                out[tok.text.lower()] = None
+            elif tok.text == "ZONE" and index > 1 and toks[index - 2].text == "AT":
+                out["timezone"] = None
+        elif tok.kind == NAME and following == "(":
+            start = index
+            while start > 1 and toks[start - 1].text == "." and toks[start - 2].kind == NAME:
+                start -= 2
+            before = toks[start - 1].text if start else ""
+            if before not in _BEFORE_NO_CALL and not _is_cte_head(toks, index + 1):
+                names = [item.text for item in toks[start : index + 1 : 2]]
+                out[".".join(_unquoted(name) for name in names[-2:])] = None
+    return tuple(out)
+
+
+_BEFORE_NO_CALL: Final = frozenset({"::", "AS", "INTO", "WITH", "RECURSIVE", "COPY"})
+
+
+def _unquoted(name: str) -> str:
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name
+
+
+def _is_cte_head(toks: list[Tok], at: int) -> bool:
+    """Whether the parentheses that open at `at` are followed by `AS (SELECT`: the columns of a CTE."""
+    depth = 0
+    for index in range(at, len(toks)):
+        text = toks[index].text
+        if text == "(":
+            depth += 1
+        elif text == ")":
+            depth -= 1
+            if depth == 0:
+                tail = [tok.text for tok in toks[index + 1 : index + 6]]
+                if not tail or tail[0] != "AS":
+                    return False
+                tail = [text for text in tail[1:] if text not in ("NOT", "MATERIALIZED")]
+                return len(tail) > 1 and tail[0] == "(" and tail[1] in (BODIES | {"WITH", "("})
+        elif text in _NESTED_QUERY:
+            return False
+    return False
+
+
+_NESTED_QUERY: Final = frozenset({"SELECT", "FROM"})
