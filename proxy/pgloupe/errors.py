@@ -5,7 +5,6 @@
     ├── ProtocolViolation            08P01  a peer sent bytes that are not the protocol
     ├── FeatureNotSupported          0A000  asked for what pgloupe does not do
     ├── ServerUnreachable            08006  no connection to the server could be made, or it was lost
-    ├── TooManyConnections           53300  a limit of the proxy itself
     └── ShuttingDown                 57P01  the proxy ends
 
 The text of an error is one sentence for the person who reads it: what, where, and what to do. SQLSTATEs are those of
@@ -43,12 +42,6 @@ class ServerUnreachable(PgloupeError):
     """The server behind the proxy cannot be reached."""
 
     sqlstate = "08006"
-
-
-class TooManyConnections(PgloupeError):
-    """A limit of the proxy is reached."""
-
-    sqlstate = "53300"
 
 
 class ShuttingDown(PgloupeError):

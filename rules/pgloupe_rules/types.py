@@ -414,15 +414,7 @@ class Cacheable:
     """A larger answer is not stored."""
 
 
-@dataclass(frozen=True, slots=True)
-class Reject:
-    """The statement is not sent; the client gets an error."""
-
-    sqlstate: str
-    text: str
-
-
-Decision: TypeAlias = Forward | Cacheable | Reject
+Decision: TypeAlias = Forward | Cacheable
 
 FORWARD: Final = Forward()
 
@@ -488,12 +480,6 @@ class Finding:
     samples: list[str] = field(default_factory=list)
     """A few query strings as sent; those of drivers that inline literals hold values."""
     session: int = 0
-
-
-class Unit(Protocol):
-    """What a rule may keep for one unit of work: see `unit_of_work.UnitOfWork`."""
-
-    session: SessionInfo
 
 
 class Rule(Protocol):

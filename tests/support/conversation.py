@@ -133,7 +133,7 @@ class Policy:
     def decide(self, statement: Statement) -> Decision:
         return self._rules.decide(statement)
 
-    def writes(self, recognised: Recognised) -> frozenset[str] | None:
+    def writes(self, recognised: Recognised, database: str) -> frozenset[str] | None:
         effect = effect_of(recognised)
         return frozenset() if effect.kind is EffectKind.NOTHING else effect.tables
 

@@ -35,7 +35,11 @@ class Raw:
         if receive_buffer_bytes is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
         self.socket.settimeout(PATIENCE_S)
-        self.socket.connect((parts.hostname or "", parts.port or 5432))
+        try:
+            self.socket.connect((parts.hostname or "", parts.port or 5432))
+        except OSError:
+            self.socket.close()
+            raise
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.key = b""
         """Process number (4 bytes) and secret key of BackendKeyData."""

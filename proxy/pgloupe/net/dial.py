@@ -32,8 +32,8 @@ async def dial(
         raise ServerUnreachable(
             f"the server at {upstream} did not accept a connection within {timeout_s:g} s"
         ) from None
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, UnicodeError) as error:  # UnicodeError: no label of a host name can be like that
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise ServerUnreachable(f"no connection to the server at {upstream}: {reason}") from None
     return transport, protocol
 

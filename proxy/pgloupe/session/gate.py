@@ -78,7 +78,6 @@ class GatedSession(Session):
         self._backend_queue: deque[tuple[Frame, float]] = deque()
         self._sent_ahead = 0  # bytes of the backend's unfinished frame that the client has already
         self._cycle: Cycle | None = None  # the one that was asked for
-        self._statement: Statement | None = None
         self._capture: Capture | None = None
         self._pending_capture: Capture | None = None
         self._passing = 0  # frames of a cycle that was asked for and has no answer
@@ -217,6 +216,7 @@ class GatedSession(Session):
         if code in _MAY_WRITE and not self._announce(code, raw, count):
             return False
         queue.popleft()
+        self.holding = False
         if self._passing:
             self._passing -= 1
         if self._debt:

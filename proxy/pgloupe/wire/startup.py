@@ -99,9 +99,7 @@ def _parameters(raw: bytes) -> dict[str, str]:
 
 def build_startup(parameters: dict[str, str], protocol: int = 3 << 16) -> bytes:
     """A StartupMessage, for tests and for our own connections."""
-    body = b"".join(
-        text.encode("utf-8", "surrogateescape") + b"\0" for item in parameters.items() for text in item
-    )
+    body = b"".join(text.encode("utf-8", "surrogateescape") + b"\0" for item in parameters.items() for text in item)
     return _TWO_INTS.pack(9 + len(body), protocol) + body + b"\0"
 
 
