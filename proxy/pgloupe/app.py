@@ -30,7 +30,7 @@ from pgloupe.net.tasks import Tasks
 from pgloupe.ops.slow_log import SlowLog
 from pgloupe.ops.statistics import Statistics
 from pgloupe.report.model import Report
-from pgloupe.session.context import Context
+from pgloupe.session.context import Context, sets_by_function
 from pgloupe.session.gate import GatedSession
 from pgloupe.session.session import Session
 from pgloupe.urls import Address
@@ -130,7 +130,9 @@ class App:
     def strange(self, recognised: Recognised) -> bool:
         """It may change what a session is: it calls something that nobody knows, or nobody understands it, or it sets by a
         function what SET sets by a statement."""
-        return effect_of(recognised).kind is EffectKind.EVERYTHING or "set_config" in recognised.template.text
+        return effect_of(recognised).kind is EffectKind.EVERYTHING or (
+            "set_config" in recognised.template.text and sets_by_function(recognised.bare)
+        )
 
     # --- what the sessions report ---
 

@@ -111,7 +111,7 @@ def _marked(tokens: list[Token]) -> list[Tok]:
         elif kind == QUOTED:
             out.append(Tok(NAME, _quoted(text, out, after)))
         elif kind == STRING:
-            if query and text[0] in "uU" and after.text.lower() == "uescape" and index + 2 < count:
+            if query and text[0] in "uU" and after.text.lower() == "uescape" and _is_plain(tokens, index + 2):
                 skip = 2
                 out.append(Tok(CONST, "$", Literal(_uescape(text, tokens[index + 2].text))))
             else:
@@ -225,6 +225,11 @@ def _quoted(text: str, out: list[Tok], after: Token) -> str:
 
 
 _BEFORE_COLUMN: Final = frozenset({",", "(", "SELECT", "WHERE", "AND", "OR", "NOT", "ON", "BY", "SET", "RETURNING"})
+
+
+def _is_plain(tokens: list[Token], index: int) -> bool:
+    """A string constant in simple quotes stands here."""
+    return index < len(tokens) and tokens[index].kind == STRING and tokens[index].text[0] == "'"
 
 
 def _uescape(text: str, escape: str) -> object:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Final
 
 from pgloupe_rules.lexer import NUMBER, STRING, is_safe_key, lex, literals
+from pgloupe_rules.meaning import digest
 from pgloupe_rules.normalise import MAX_TEXT, Plan, bare_text, fill, recognise, recognise_tokens, tags_of
 from pgloupe_rules.types import Literal, Recognised, Slot, Template
 
@@ -19,6 +20,10 @@ MAX_KEPT: Final = 1 << 16
 """Characters of the longest query string that is kept."""
 _OVERHEAD: Final = 600
 """Bytes that an entry takes beside its text, about."""
+
+
+UNRECOGNISED: Final = "<not recognised>"
+"""Template text of a query string on which recognition failed."""
 
 
 class Recognition:
@@ -34,6 +39,7 @@ class Recognition:
         "_plans",
         "_templates",
         "_young",
+        "failures",
     )
 
     def __init__(self, max_entries: int = 8192, max_bytes: int = 32 << 20) -> None:
@@ -45,6 +51,8 @@ class Recognition:
         self._old: dict[str, tuple[Recognised, ...]] = {}
         self._plans: dict[str, Plan] = {}
         self._old_plans: dict[str, Plan] = {}
+        self.failures = 0
+        """Query strings on which recognition failed: each is a fault to be mended."""
         self._templates: dict[str, Template] = {}
         self._old_templates: dict[str, Template] = {}
 
@@ -68,7 +76,12 @@ class Recognition:
             return tuple([self._shared(item) for item in recognise(query_string)])
         found = self._old.get(query_string)
         if found is None:
-            found = self._recognise(query_string)
+            try:
+                found = self._recognise(query_string)
+            except Exception:  # what we fail on must not fail at the client
+                self.failures += 1
+                template = Template(digest(query_string), UNRECOGNISED, 0)
+                found = (Recognised(template, (), query_string),)
         else:
             for item in found:
                 self._template(item.template)

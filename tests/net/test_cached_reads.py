@@ -82,6 +82,24 @@ def test_asyncpg_hits_from_the_second_time_on(proxy: Proxy) -> None:
     run(program())
 
 
+def test_asyncpg_hits_after_it_looked_up_a_type_for_which_it_turns_jit_off(proxy: Proxy, catalogue: str) -> None:
+    with psycopg.connect(catalogue) as setup:
+        setup.execute("CREATE TYPE mood AS ENUM ('glad', 'sad')")
+
+    async def program() -> None:
+        client = await asyncpg.connect(proxy.url)
+        try:
+            assert await client.fetchval("SELECT '{glad}'::mood[]") == ["glad"]
+            for number in range(3):
+                assert await client.fetchval("SELECT name FROM author WHERE id = $1", 4) == "author 4"
+                await client.fetchval("SELECT '{sad}'::mood[]")
+                assert hits(proxy) == number
+        finally:
+            await client.close()
+
+    run(program())
+
+
 def test_psql_hits_the_second_time_in_another_session(proxy: Proxy, postgres: Postgres) -> None:
     if postgres.bin is None:
         pytest.skip("psql is not installed")

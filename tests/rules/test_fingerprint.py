@@ -5,11 +5,14 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pgloupe_rules.cacheable import EffectKind, effect_of
 from pgloupe_rules.fingerprint import MAX_KEPT, Recognition
 from pgloupe_rules.normalise import MAX_TEXT, recognise
+from pgloupe_rules.shape import shape_of
 from pgloupe_rules.types import Recogniser, literal_values
 
 
@@ -139,3 +142,24 @@ def test_a_fingerprint_is_the_same_in_every_process() -> None:
         for seed in ("1", "2")
     }
     assert runs == {recognise(text)[0].template.fingerprint + "\n"}
+
+
+def test_a_failure_of_recognition_is_counted_and_gives_a_statement_that_nobody_knows(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:
+        raise RecursionError
+
+    recognition = Recognition()
+    monkeypatch.setattr("pgloupe_rules.fingerprint.literals", fail)
+    (item,) = recognition("SELECT 1")
+    (other,) = recognition("SELECT 2")
+    assert recognition.failures == 2
+    assert item.template.fingerprint != other.template.fingerprint
+    assert effect_of(item).kind is EffectKind.EVERYTHING
+    assert not shape_of(item.template).parsed
+
+
+def test_a_unicode_string_with_a_parameter_for_its_escape_is_no_failure() -> None:
+    (item,) = Recognition()("select U&'x' uescape $1")
+    assert item.template.fingerprint == recognise("select U&'x' uescape $1")[0].template.fingerprint

@@ -54,7 +54,9 @@ PARSERS: list[Callable[[bytes], object]] = [
 VALUES = st.lists(st.one_of(st.none(), st.binary(max_size=12)), max_size=5)
 
 
-@given(st.sampled_from(PARSERS), st.one_of(st.binary(max_size=60).map(lambda body: build_frame(0x54, body)), st.binary()))
+@given(
+    st.sampled_from(PARSERS), st.one_of(st.binary(max_size=60).map(lambda body: build_frame(0x54, body)), st.binary())
+)
 def test_arbitrary_bytes_raise_nothing_but_protocol_violation(parser: Callable[[bytes], object], raw: bytes) -> None:
     try:
         parser(raw)

@@ -144,7 +144,11 @@ class Link:
         self._frontend_ended = True
         if self._backend is None or self._backend.is_closing() or not self._backend.can_write_eof():
             return False
-        self._run()
+        if self._hold is not None:
+            self._hold.cancel()  # nothing more comes that could make a cycle whole
+            self._release()
+        else:
+            self._run()
         self._end_backend()
         return True
 
@@ -230,7 +234,7 @@ class Link:
         """Read from whom there is room for."""
         session = self.session
         pause = self._backend_full or self._backend is None or session.frontend_blocked or session.congested
-        if pause != self._frontend_paused and not self._frontend.is_closing():
+        if pause != self._frontend_paused and not (self._frontend_ended or self._frontend.is_closing()):
             self._frontend_paused = pause
             if pause:
                 self._frontend.pause_reading()

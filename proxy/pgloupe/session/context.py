@@ -27,15 +27,32 @@ _SET_ROLE: Final = re.compile(
     r"SET\s+(?:(SESSION|LOCAL)\s+)?(ROLE|SESSION\s+AUTHORIZATION)\s+(.+)", re.IGNORECASE | re.DOTALL
 )
 _RESET: Final = re.compile(r"RESET\s+(.+)", re.IGNORECASE | re.DOTALL)
-_ALIAS: Final = {"time zone": "timezone", "names": "client_encoding", "schema": "search_path"}
+_ALIAS: Final = {
+    "time zone": "timezone",
+    "names": "client_encoding",
+    "schema": "search_path",
+    "session_authorization": "session authorization",
+}
 _IDENTITY: Final = ("role", "session authorization")
-_TEMPORARY: Final = re.compile(r"\bTEMP(?:ORARY)?\b|\bpg_temp\b", re.IGNORECASE)
+_TEMPORARY: Final = re.compile(
+    r"\b(?:CREATE|INTO)\s+(?:OR\s+REPLACE\s+)?(?:(?:LOCAL|GLOBAL)\s+)?TEMP(?:ORARY)?\b|\bpg_temp", re.IGNORECASE
+)
 
 _UNSAFE_ENCODINGS: Final = frozenset({"SJIS", "BIG5", "GBK", "UHC", "GB18030", "JOHAB", "SHIFT_JIS_2004"})
 """In these a byte of a longer character may be a quote or a backslash, so text cannot be split by bytes."""
 
 _NOT_IN_KEY: Final = frozenset({"application_name", "user", "database"})
 MAX_SETTINGS: Final = 200
+
+
+_SET_CONFIG: Final = re.compile(r"\bset_config\s*\(\s*(?:'(\w+)'\s*,)?", re.IGNORECASE)
+_ONLY_PLANS: Final = frozenset({"jit", "application_name"})
+"""Settings that change no answer. asyncpg turns jit off and on again around its look-up of types."""
+
+
+def sets_by_function(text: str) -> bool:
+    """The statement calls set_config() for a setting that may change an answer, or that nobody can tell."""
+    return any(name.lower() not in _ONLY_PLANS for name in _SET_CONFIG.findall(text))
 
 
 class Context:
@@ -135,16 +152,14 @@ class Context:
                     self.distrust("a SET that is not understood")
                 return
             scope, value = match.group(1), match.group(4)
-            name = " ".join((match.group(2) or match.group(3)).lower().split())
-            name = _ALIAS.get(name, name)
+            name = _setting(match.group(2) or match.group(3))
         if scope is not None and scope.upper() == "LOCAL":
             return
         self._change(name, None if value.strip().upper() == "DEFAULT" else value.strip())
 
     def _reset(self, text: str) -> None:
         match = _RESET.match(text)
-        name = " ".join(match.group(1).lower().split()) if match is not None else ""
-        self._change(_ALIAS.get(name, name), None)
+        self._change(_setting(match.group(1)) if match is not None else "", None)
 
     def _change(self, name: str, value: str | None) -> None:
         if len(self._pending) >= MAX_SETTINGS:
@@ -154,6 +169,8 @@ class Context:
 
     def _apply(self, name: str, value: str | None) -> None:
         self._key = None
+        if name == "session authorization":
+            self._settings.pop("role", None)  # it ends a SET ROLE, in both directions
         if value is not None:
             self._settings[name] = value
             if len(self._settings) > MAX_SETTINGS:
@@ -163,5 +180,9 @@ class Context:
             self._settings = {k: v for k, v in self._settings.items() if k in _IDENTITY}
         else:
             self._settings.pop(name, None)
-            if name == "session authorization":
-                self._settings.pop("role", None)
+
+
+def _setting(text: str) -> str:
+    """One name for all spellings of a setting: their order counts, and the settings are kept by name."""
+    name = " ".join(text.replace('"', "").lower().split())
+    return _ALIAS.get(name, name)

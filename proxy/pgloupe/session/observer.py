@@ -17,7 +17,7 @@ from typing import Final
 from pgloupe.errors import ProtocolViolation
 from pgloupe.session.context import Context
 from pgloupe.session.pipeline import Kind, Pipeline, Request
-from pgloupe.session.results import Result, columns_of, count_rows, take_sample
+from pgloupe.session.results import MAX_SAMPLE_BYTES, Result, columns_of, count_rows, take_sample
 from pgloupe.session.statements import UNKNOWN, Portal, Prepared, Statements
 from pgloupe.wire.backend import (
     error_sqlstate,
@@ -32,6 +32,9 @@ from pgloupe.wire.frames import PIECE, WHOLE
 from pgloupe.wire.frontend import parse_bind_names, parse_execute, parse_named, parse_parse, parse_query
 from pgloupe_rules.types import Outcome, Recognised, Recogniser, SessionInfo, Statement, Status
 
+MAX_SKIPPED: Final = 100
+"""How many skipped messages are remembered for their names."""
+
 
 class Observer:
     """Follows one session. `outcomes` collects what ended; the session takes it."""
@@ -43,6 +46,7 @@ class Observer:
         "_position",
         "_recognise",
         "_sequence",
+        "_skipped",
         "_transaction",
         "context",
         "info",
@@ -72,6 +76,7 @@ class Observer:
         self._finished_s = 0.0
         self.last_server_s = 0.0
         self._failed = False  # an error came since the last ReadyForQuery
+        self._skipped: list[Request] = []  # sent since an error and before its Sync
 
     # --- frontend ---
 
@@ -83,6 +88,7 @@ class Observer:
         if code == FrontendCode.SYNC:
             if pipeline.copying_in():
                 return None
+            self._undo_skipped()
             pipeline.sync_sent()
             request = Request(Kind.SYNC)
             pipeline.push(request)
@@ -100,9 +106,13 @@ class Observer:
             if count != WHOLE or not raw or code not in _KNOWN:
                 raise
             request = self._request(code, b"", received_s)  # the server is going to say what is wrong with it
+        request.received_s = received_s
         request.dispatched_s = dispatched_s
         if pipeline.skipping:
-            self._undo(request)
+            # undone at the Sync: until then its names tell what the messages behind it mean
+            self._skipped.append(request)
+            if len(self._skipped) > MAX_SKIPPED:
+                self._undo_skipped()
             self._end_all(request, Status.SKIPPED, dispatched_s, dispatched_s)
         else:
             pipeline.push(request)
@@ -182,19 +192,27 @@ class Observer:
     def simple(self, query: str | None, received_s: float) -> Request:
         """A simple Query; None for one that was too long to look at."""
         request = Request(Kind.QUERY)
-        self.statements.simple_query()
-        if query is None:
-            request.statements = (self._statement(UNKNOWN, "", True, None, received_s),)
-        else:
-            parts = self._recognise(query)
-            request.statements = tuple(self._statement(part, query, True, None, received_s) for part in parts)
+        request.previous = self.statements.simple_query()
+        parts = (UNKNOWN,) if query is None else self._recognise(query)
+        statements: list[Statement] = []
+        for part in parts:
+            statements.append(self._statement(part, query or "", True, None, received_s, first=not statements))
+        request.statements = tuple(statements)
         return request
 
     def _statement(
-        self, recognised: Recognised, query: str, simple: bool, portal: Portal | None, received_s: float
+        self,
+        recognised: Recognised,
+        query: str,
+        simple: bool,
+        portal: Portal | None,
+        received_s: float,
+        *,
+        first: bool = True,
     ) -> Statement:
+        """`first`: of its message; those behind it in the same Query were sent with it."""
         self._sequence += 1
-        serial = not self.pipeline.executing
+        serial = first and not self.pipeline.executing and not self.pipeline.skipping
         if serial:
             self._batch += 1
         in_block = self.status != TransactionStatus.IDLE
@@ -243,14 +261,18 @@ class Observer:
             if count > 0:
                 head.rows += count
                 take_sample(head, raw)
-            elif count < 0:
-                head.rows += 1
+            else:
+                if count < 0:
+                    head.rows += 1
+                head.sample_bytes = MAX_SAMPLE_BYTES  # the rows behind one that is not kept are not the first ones
             return head
+        if count == PIECE and code != BackendCode.COPY_DATA:
+            return head  # its last piece stands for all of it
         if code == BackendCode.COMMAND_COMPLETE:
             head.bytes += len(raw)
             self._complete(head, parse_command_complete(raw), received_s, delivered_s)
         elif code == BackendCode.READY_FOR_QUERY:
-            self._ready(head, parse_ready_for_query(raw))
+            self._ready(head, parse_ready_for_query(raw), received_s, delivered_s)
         elif code == BackendCode.PARSE_COMPLETE:
             self._answer(head, kind == Kind.PARSE, code)
         elif code == BackendCode.BIND_COMPLETE:
@@ -269,6 +291,8 @@ class Observer:
         elif code == BackendCode.PORTAL_SUSPENDED:
             self._expect(kind == Kind.EXECUTE, code, kind)
             self.pipeline.pop()
+            if head.statements:
+                self._effects(head.statements[0], "")  # it may never be fetched to its end
             self._end(head, Status.SUSPENDED, received_s, delivered_s)
         elif code == BackendCode.EMPTY_QUERY_RESPONSE:
             self._expect(kind in (Kind.EXECUTE, Kind.QUERY), code, kind)
@@ -324,9 +348,7 @@ class Observer:
         if head.index < len(head.statements):
             statement = head.statements[head.index]
             self.statements.completed(tag, statement.recognised)
-            if self.context is not None:
-                unknown = statement.sequence in self.unknown_effect
-                self.context.completed(statement.recognised, tag, unknown_effect=unknown)
+            self._effects(statement, tag)
             if tag in _BLOCK_TAGS:
                 self._block(tag, statement)
         self._end(head, Status.COMPLETE, received_s, delivered_s, tag)
@@ -336,43 +358,65 @@ class Observer:
             head.index += 1
             head.columns = b""
 
+    def _effects(self, statement: Statement, tag: str) -> None:
+        """What the statement has done to the session."""
+        if self.context is not None:
+            unknown = statement.sequence in self.unknown_effect
+            self.context.completed(statement.recognised, tag, unknown_effect=unknown)
+
     def _block(self, tag: str, statement: Statement) -> None:
         """A transaction block began or ended. ReadyForQuery says so too, but in a pipeline it may come much later."""
         if tag in ("BEGIN", "START TRANSACTION"):
-            self._transaction += 1
-            self._position = 0
-            self.status = TransactionStatus.TRANSACTION
+            if self.status == TransactionStatus.IDLE:  # otherwise the server only warns
+                self._begin()
         elif "TO" not in statement.recognised.bare.upper().split():
             self.status = TransactionStatus.IDLE
-            if tag == "ROLLBACK" and self.context is not None:
-                self.context.ended(committed=False)
+            if self.context is not None:
+                self.context.ended(committed=tag != "ROLLBACK")
 
-    def _ready(self, head: Request, status: str) -> None:
+    def _begin(self) -> None:
+        self._transaction += 1
+        self._position = 0
+        self.status = TransactionStatus.TRANSACTION
+
+    def _ready(self, head: Request, status: str, received_s: float, delivered_s: float) -> None:
         if head.kind not in (Kind.SYNC, Kind.QUERY, Kind.FUNCTION_CALL):
             raise _unfit(BackendCode.READY_FOR_QUERY, head.kind)
         self.pipeline.pop()
+        # the server saw fewer statements in the Query than we did
+        self._end_all(head, Status.LOST, received_s, delivered_s)
         if status == TransactionStatus.IDLE:
             if self.context is not None:
                 self.context.ended(committed=not self._failed)
-            self.statements.end_transaction()
+            if not len(self.pipeline):
+                self.statements.end_transaction()  # else there may be portals of the next one among them
+        elif self.status == TransactionStatus.IDLE:
+            self._begin()  # COMMIT AND CHAIN
         self._failed = False
         self.status = status
 
     def _error(self, sqlstate: str, received_s: float, delivered_s: float) -> None:
         self._failed = True
-        for number, request in enumerate(self.pipeline.fail()):
-            self._undo(request)
+        failed = self.pipeline.fail()
+        for number in range(len(failed) - 1, -1, -1):  # the last first: each remembers what it found
+            self._undo(failed[number], skipped=number > 0)
+        for number, request in enumerate(failed):
             self._end_all(
                 request, Status.SKIPPED if number else Status.ERROR, received_s, delivered_s, "" if number else sqlstate
             )
 
-    def _undo(self, request: Request) -> None:
-        """What the request did to names did not happen."""
+    def _undo(self, request: Request, *, skipped: bool) -> None:
+        """What the request did to names did not happen: it failed, or the server never looked at it."""
         if request.kind == Kind.PARSE and request.prepared is not None:
-            # a failing Parse of the unnamed statement has destroyed the former one all the same
-            self.statements.undo(request.name, request.prepared, request.previous if request.name else None)
-        elif request.kind == Kind.CLOSE and request.previous is not None:
+            # a failing Parse of the unnamed statement has destroyed the former one all the same, and so has a failing Query
+            kept = skipped or request.name
+            self.statements.undo(request.name, request.prepared, request.previous if kept else None)
+        elif request.previous is not None and (request.kind == Kind.CLOSE or (request.kind == Kind.QUERY and skipped)):
             self.statements.undo(request.name, None, request.previous)
+
+    def _undo_skipped(self) -> None:
+        while self._skipped:
+            self._undo(self._skipped.pop(), skipped=True)
 
     def _parameter_status(self, raw: bytes) -> None:
         name, value = parse_parameter_status(raw)
@@ -385,7 +429,7 @@ class Observer:
 
     def answered(self, request: Request, rows: bytes, tag: str, received_s: float, now_s: float) -> None:
         """The cache answered a request that never entered the pipeline."""
-        request.dispatched_s = received_s
+        request.received_s = request.dispatched_s = received_s
         request.bytes = len(rows)
         request.rows = count_rows(rows)
         if rows:
@@ -400,7 +444,8 @@ class Observer:
         for index in range(request.index, len(request.statements)):
             request.index = index
             self._end(request, status, received_s, delivered_s, sqlstate=sqlstate)
-            status, sqlstate = Status.SKIPPED, ""
+            if status is Status.ERROR:
+                status, sqlstate = Status.SKIPPED, ""
         request.index = len(request.statements)
 
     def _end(
@@ -417,6 +462,9 @@ class Observer:
         statement = request.statements[request.index]
         self.unknown_effect.discard(statement.sequence)
         self.last_server_s = max(0.0, received_s - max(request.dispatched_s, self._finished_s))
+        if not request.columns and request.portal is not None:
+            # described in the same batch, so not known yet when the Execute was sent
+            request.columns = request.portal.columns or request.portal.prepared.columns
         result = Result(request.columns, request.portal, request.sample) if request.sample else None
         self.outcomes.append(
             Outcome(
@@ -429,7 +477,7 @@ class Observer:
                 dispatched_s=request.dispatched_s,
                 finished_s=received_s,
                 server_s=self.last_server_s,
-                proxy_s=max(0.0, request.dispatched_s - statement.received_s) + max(0.0, delivered_s - received_s),
+                proxy_s=max(0.0, request.dispatched_s - request.received_s) + max(0.0, delivered_s - received_s),
                 columns=columns_of(request.columns),
                 decode=result.decode if result is not None else None,
                 cache="miss" if request.capture is not None else "",

@@ -66,6 +66,7 @@ class Request:
         "portal",
         "prepared",
         "previous",
+        "received_s",
         "reply",
         "rows",
         "sample",
@@ -80,12 +81,14 @@ class Request:
         self.prepared: Prepared | None = None
         """PARSE, DESCRIBE_STATEMENT: the statement it is about."""
         self.previous: Prepared | None = None
-        """PARSE, CLOSE: what the name meant before, for the case that the request fails."""
+        """PARSE, CLOSE: what the name meant before, for the case that the request fails; QUERY: what the unnamed statement
+        was, for the case that it is skipped."""
         self.portal: Portal | None = None
         self.statements: tuple[Statement, ...] = ()
         """EXECUTE: one; QUERY: those of the query string."""
         self.index = 0
         """QUERY: which statement's replies come now."""
+        self.received_s = 0.0
         self.dispatched_s = 0.0
         self.rows = 0
         self.bytes = 0
@@ -146,10 +149,7 @@ class Pipeline:
 
     @property
     def head(self) -> Request | None:
-        queue = self._queue
-        while queue and queue[0].kind == Kind.COPY_END:
-            queue.popleft()  # the copy that it would have ended is over, or never began
-        return queue[0] if queue else None
+        return self._queue[0] if self._queue else None
 
     def following(self) -> Request | None:
         """The request behind the head."""
@@ -164,11 +164,14 @@ class Pipeline:
 
     def pop(self) -> Request:
         """Take the head out: its last reply was seen."""
-        request = self._queue.popleft()
+        queue = self._queue
+        request = queue.popleft()
         if request.reply == Reply.SKIP:
             self.skips -= 1
         if request.kind in (Kind.EXECUTE, Kind.QUERY, Kind.FUNCTION_CALL):
             self.executing -= 1
+        while queue and queue[0].kind == Kind.COPY_END:
+            queue.popleft()  # the copy that it would have ended is over, or never began
         return request
 
     def sync_sent(self) -> None:
@@ -219,9 +222,7 @@ class Pipeline:
             return []  # the commit of an implicit transaction failed; ReadyForQuery follows
         failed: list[Request] = []
         while self._queue and self._queue[0].kind != Kind.SYNC:
-            request = self.pop()
-            if request.kind != Kind.COPY_END:
-                failed.append(request)
+            failed.append(self.pop())
         self.skipping = not self._queue
         return failed
 

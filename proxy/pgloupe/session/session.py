@@ -46,6 +46,7 @@ class Session:
         self.frontend_blocked = False
         """Nothing more of the frontend can go on until an action is told back."""
         self.backend_blocked = False
+        self._now_s = 0.0  # the last time that was told
         self._last_word = False  # the server said why it closes, or the client that it goes
         self._frontend_reader = FrameReader(join_rows=False)
         self._backend_reader = FrameReader(join_rows=True)
@@ -58,12 +59,14 @@ class Session:
 
     def receive_frontend(self, data: bytes, now_s: float) -> None:
         """A chunk came from the frontend."""
+        self._now_s = now_s
         self._to_backend.append(data)
         if self.phase < Phase.OPAQUE:
             self._unread_frontend.append((data, now_s))
 
     def receive_backend(self, data: bytes, now_s: float) -> None:
         """A chunk came from the backend."""
+        self._now_s = now_s
         self._to_frontend.append(data)
         if self.phase < Phase.OPAQUE:
             self._unread_backend.append((data, now_s))
@@ -152,7 +155,7 @@ class Session:
         self.phase = advance(self.phase, Phase.OPAQUE)
         self._unread_frontend.clear()
         self._unread_backend.clear()
-        self.observer.lost(0.0)
+        self.observer.lost(self._now_s)
 
     def close(self, now_s: float) -> None:
         """Either side is gone."""

@@ -23,7 +23,7 @@ MAX_PREPARED: Final = 2_000
 MAX_PREPARED_BYTES: Final = 1 << 20
 MAX_PORTALS: Final = 500
 MAX_DECODED_BYTES: Final = 1 << 16
-"""A Bind longer than this is not decoded: its values are those of a bulk load."""
+"""A Bind longer than this is not kept and not decoded: its values are those of a bulk load."""
 
 UNKNOWN: Final = Recognised(Template("0" * 16, "", 0), (), "")
 """Stands for a statement whose text was never seen."""
@@ -58,7 +58,7 @@ class Prepared:
 class Portal:
     """A bound prepared statement. Keeps the Bind as sent and decodes it only when someone asks."""
 
-    __slots__ = ("bind", "columns", "name", "offset", "prepared", "rows", "statement")
+    __slots__ = ("bind", "columns", "name", "offset", "prepared", "results", "statement")
 
     def __init__(self, name: str, prepared: Prepared, bind: bytes, offset: int) -> None:
         self.name = name
@@ -69,9 +69,15 @@ class Portal:
         """The RowDescription frame of a portal-Describe, b"" if unknown."""
         self.statement: Statement | None = None
         """Of the first Execute: later ones fetch on."""
-        self.rows = 0
+        self.results: Formats | None = None
+        if len(bind) > MAX_DECODED_BYTES:
+            # the server may take in many of these before it answers the first
+            self.results = self.result_formats()
+            self.bind = b""
 
     def result_formats(self) -> Formats:
+        if self.results is not None:
+            return self.results
         try:
             return parse_bind_values(self.bind, self.offset)[2]
         except ProtocolViolation:
@@ -79,7 +85,7 @@ class Portal:
 
     def decode(self, statement: Statement) -> tuple[Value, ...]:
         """The values of the template's placeholders. Empty where they cannot be known."""
-        if len(self.bind) > MAX_DECODED_BYTES:
+        if not self.bind:
             return ()
         try:
             formats, raw, _ = parse_bind_values(self.bind, self.offset)
@@ -173,16 +179,19 @@ class Statements:
         """Portals made by Bind do not outlive their transaction."""
         self._portals.clear()
 
-    def simple_query(self) -> None:
-        """A simple Query destroys the unnamed statement and portal."""
-        self._forget("")
+    def simple_query(self) -> Prepared | None:
+        """A simple Query destroys the unnamed statement and portal. Returns the statement."""
         self._portals.pop("", None)
+        return self.close_prepared("")
 
     def completed(self, tag: str, recognised: Recognised) -> None:
         """A SQL command that changes names has succeeded."""
         if tag in ("DEALLOCATE ALL", "DISCARD ALL"):
+            unnamed = self._prepared.get("")  # not among what these drop
             self._prepared.clear()
             self._bytes = 0
+            if unnamed is not None:
+                self.prepare(unnamed)
         elif tag == "DEALLOCATE":
             match = _NAME.match(recognised.bare[len("DEALLOCATE") :])
             if match is not None:
@@ -190,7 +199,7 @@ class Statements:
         elif tag == "PREPARE":
             match = _NAME.match(recognised.bare[len("PREPARE") :])
             if match is not None:
-                self.prepare(Prepared(_identifier(match.group(1)), recognised.bare, ()))
+                self.prepare(Prepared(_identifier(match.group(1)), recognised.bare, (UNKNOWN,)))
 
 
 def _identifier(text: str) -> str:
