@@ -743,7 +743,6 @@ PSQL = r"""
 \dt
 \df now
 \l
-\conninfo
 SELECT 1 AS one\; SELECT 2 AS two\; SELECT 3 AS three;
 SELECT id, name FROM item ORDER BY id LIMIT 3 \gset x_
 \echo :x_id
