@@ -7,7 +7,7 @@ the session stays blocked, and the link is called again when the answer is there
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from pgloupe.cache.cache import Answer, Cache, Read, Ticket
 from pgloupe.cache.entry import Entry
@@ -20,6 +20,8 @@ from pgloupe.session.gate import GatedSession
 
 T = TypeVar("T")
 
+MAX_PARTS: Final = 2_000
+
 
 class CacheDesk:
     """`server` names the server in keys."""
@@ -28,6 +30,7 @@ class CacheDesk:
         self._cache = cache
         self._server = server
         self._tasks = tasks
+        self._parts: dict[tuple[str, str, bytes], bytes] = {}
 
     def perform(self, action: Action, session: GatedSession, again: Callable[[], None]) -> None:
         """See `link.Desk`."""
@@ -49,7 +52,7 @@ class CacheDesk:
             session.answered(None, None, 0, clock())
             return
         key = cache_key(
-            session_part(self._server, info.database, info.user, "", ask.context),
+            self._session_part(info.database, info.user, ask.context),
             SIMPLE if ask.simple else EXTENDED,
             ask.recognised.bare,
             ask.oids,
@@ -72,6 +75,16 @@ class CacheDesk:
             tell(answer)
         else:
             self._later(answer, tell, again)
+
+    def _session_part(self, database: str, user: str, context: bytes) -> bytes:
+        """What the session adds to its keys. The same few come again until a session changes a setting."""
+        name = (database, user, context)
+        part = self._parts.get(name)
+        if part is None:
+            if len(self._parts) >= MAX_PARTS:
+                self._parts.clear()
+            part = self._parts[name] = session_part(self._server, database, user, "", context)
+        return part
 
     def _fill(self, fill: Fill) -> None:
         capture = fill.capture
