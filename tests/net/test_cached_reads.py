@@ -82,6 +82,22 @@ def test_asyncpg_hits_from_the_second_time_on(proxy: Proxy) -> None:
     run(program())
 
 
+def test_what_was_read_in_a_snapshot_older_than_the_question_is_not_stored(proxy: Proxy) -> None:
+    """asyncpg prepares, and executes in the same transaction of the server: by default that is one statement's snapshot,
+    in REPEATABLE READ it is that of the preparation."""
+
+    async def program() -> None:
+        client = await asyncpg.connect(proxy.url, server_settings={"default_transaction_isolation": "repeatable read"})
+        try:
+            for number in range(4):
+                assert len(await client.fetch(READ.replace("%s", "$1"), 3)) == 1
+                assert hits(proxy) == max(0, number - 1)
+        finally:
+            await client.close()
+
+    run(program())
+
+
 def test_asyncpg_hits_after_it_looked_up_a_type_for_which_it_turns_jit_off(proxy: Proxy, catalogue: str) -> None:
     with psycopg.connect(catalogue) as setup:
         setup.execute("CREATE TYPE mood AS ENUM ('glad', 'sad')")

@@ -104,7 +104,9 @@ def test_what_ends_with_its_transaction_changes_nothing(query: str) -> None:
     assert after(query) == NOTHING
 
 
-@pytest.mark.parametrize("query", ["SET search_path FROM CURRENT", "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"])
+@pytest.mark.parametrize(
+    "query", ["SET search_path FROM CURRENT", "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"]
+)
 def test_a_set_that_is_not_understood_costs_the_trust_until_discard_all(query: str) -> None:
     assert after(query) is None
     assert after(query, "SET search_path = a", "RESET ALL") is None

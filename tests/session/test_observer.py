@@ -176,7 +176,9 @@ def test_an_extended_query_with_text_parameters(talk: Conversation) -> None:
 
 
 def test_binary_parameters_and_results_are_decoded_by_their_types(talk: Conversation) -> None:
-    talk.client(build_parse("s", "SELECT * FROM item WHERE id = $1 AND price > $2"), build_describe("S", "s"), build_sync())
+    talk.client(
+        build_parse("s", "SELECT * FROM item WHERE id = $1 AND price > $2"), build_describe("S", "s"), build_sync()
+    )
     talk.server(PARSED, parameter_description(23, 1700), row_description("id", oid=20), ready())
     bind = build_bind("", "s", (pack("!i", 7), b"1.50"), (1, 0), (1,))
     talk.client(bind, build_execute(""), build_sync())
@@ -597,7 +599,9 @@ def test_a_closed_name_means_nothing_and_may_be_used_again(talk: Conversation) -
     assert talk.ends() == [("SELECT 2", "complete", "SELECT 0")]
 
 
-@pytest.mark.parametrize("command", ["DEALLOCATE s", "DEALLOCATE PREPARE S", 'DEALLOCATE "s"', "DEALLOCATE ALL", "DISCARD ALL"])
+@pytest.mark.parametrize(
+    "command", ["DEALLOCATE s", "DEALLOCATE PREPARE S", 'DEALLOCATE "s"', "DEALLOCATE ALL", "DISCARD ALL"]
+)
 def test_commands_that_drop_names(command: str, talk: Conversation) -> None:
     talk.client(build_parse("s", "SELECT 1"), build_sync())
     talk.server(PARSED, ready())

@@ -61,7 +61,12 @@ def test_names_are_forgotten_from_the_oldest_on() -> None:
     names = Statements()
     for number in range(MAX_PREPARED + 10):
         names.prepare(prepared(f"s{number}"))
-    assert [names.prepared(f"s{number}") is None for number in (0, 9, 10, MAX_PREPARED + 9)] == [True, True, False, False]
+    assert [names.prepared(f"s{number}") is None for number in (0, 9, 10, MAX_PREPARED + 9)] == [
+        True,
+        True,
+        False,
+        False,
+    ]
 
 
 def test_texts_are_bounded_in_bytes_and_the_newest_is_kept() -> None:

@@ -8,6 +8,7 @@ lets the session look.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import pairwise
 from struct import pack
 from typing import Final
 
@@ -17,7 +18,15 @@ from pgloupe.session.gate import GatedSession
 from pgloupe.session.session import Session
 from pgloupe.wire.backend import PARSE_COMPLETE
 from pgloupe.wire.codes import BackendCode, FrontendCode
-from pgloupe.wire.frontend import Formats, build_bind, build_describe, build_execute, build_frame, build_parse, build_sync
+from pgloupe.wire.frontend import (
+    Formats,
+    build_bind,
+    build_describe,
+    build_execute,
+    build_frame,
+    build_parse,
+    build_sync,
+)
 from pgloupe_rules.cacheable import AllowRule, CacheRules, EffectKind, effect_of
 from pgloupe_rules.fingerprint import Recognition
 from pgloupe_rules.types import Decision, Outcome, Recognised, SessionInfo, Statement
@@ -114,7 +123,7 @@ def extended(
 def cut(data: bytes, points: Iterable[int]) -> list[bytes]:
     """`data` in pieces, cut at these points."""
     places = sorted({0, len(data), *(point % (len(data) + 1) for point in points)})
-    return [data[start:end] for start, end in zip(places, places[1:], strict=False)]
+    return [data[start:end] for start, end in pairwise(places)]
 
 
 def byte_by_byte(data: bytes) -> list[bytes]:
@@ -135,10 +144,10 @@ class Policy:
 
     def writes(self, recognised: Recognised, database: str) -> frozenset[str] | None:
         effect = effect_of(recognised)
-        return frozenset() if effect.kind is EffectKind.NOTHING else effect.tables
+        return None if effect.kind is EffectKind.EVERYTHING else effect.tables
 
     def strange(self, recognised: Recognised) -> bool:
-        return effect_of(recognised).kind is EffectKind.EVERYTHING
+        return effect_of(recognised).kind is EffectKind.EVERYTHING or "set_config" in recognised.template.text
 
 
 POLICY: Final = Policy()

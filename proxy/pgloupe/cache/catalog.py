@@ -62,6 +62,8 @@ class Graph:
     """User-defined functions that are declared IMMUTABLE or STABLE in all their forms: they write nothing."""
     shadowing: set[str] = field(default_factory=set)
     """Names of user-defined functions that are not IMMUTABLE in all their forms."""
+    read_committed: bool = False
+    """No role and no database has another default isolation, so each statement takes a snapshot of its own."""
 
     def writes(self, names: Iterable[str]) -> frozenset[str] | None:
         """The names whose versions a write of these raises; None for everything."""
@@ -188,18 +190,24 @@ FROM pg_catalog.pg_proc p JOIN pg_catalog.pg_namespace n ON n.oid = p.pronamespa
 WHERE $USER_SCHEMA GROUP BY p.proname
 """
 
+ISOLATION: Final = """
+SELECT pg_catalog.current_setting('default_transaction_isolation') = 'read committed' AND NOT EXISTS (
+  SELECT FROM pg_catalog.pg_db_role_setting
+  WHERE pg_catalog.array_to_string(setconfig, ' ') LIKE '%default_transaction_isolation%')
+"""
+
 QUERIES: Final = tuple(
     query.replace("$USER_SCHEMA", _USER_SCHEMA).replace("$LIMIT", str(_RELATIONS_LIMIT + 1))
-    for query in (RELATIONS, INHERITS, CASCADES, VIEWS, MOVING_VIEWS, UNSAFE_WRITES, FUNCTIONS)
+    for query in (RELATIONS, INHERITS, CASCADES, VIEWS, MOVING_VIEWS, UNSAFE_WRITES, FUNCTIONS, ISOLATION)
 )
 
 
 def build_graph(results: list[list[Any]]) -> Graph | None:
     """The graph from the rows of `QUERIES`, in their order; None where the database has too many relations."""
-    relations, inherits, cascades, views, moving, unsafe, functions = results
+    relations, inherits, cascades, views, moving, unsafe, functions, isolation = results
     if len(relations) > _RELATIONS_LIMIT:
         return None
-    graph = Graph()
+    graph = Graph(read_committed=isolation[0][0])
 
     def fold(name: str) -> str:
         return name.rpartition(".")[2].lower()

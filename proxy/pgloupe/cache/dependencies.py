@@ -101,6 +101,10 @@ class Dependencies:
         """The graph describes this database ("" stands for the graph's own)."""
         return self._graph is not None and (not database or database == self._graph.database)
 
+    def read_committed(self, database: str) -> bool:
+        """Sessions of this database surely begin with READ COMMITTED as their default."""
+        return self._graph is not None and self.covers(database) and self._graph.read_committed
+
     def writes(self, tables: frozenset[str] | None, database: str = "") -> frozenset[str] | None:
         """The version names that a write of these tables raises; None for everything."""
         if tables is None or self._graph is None or not self.covers(database):

@@ -20,6 +20,8 @@ from pgloupe.session.gate import GatedSession
 
 T = TypeVar("T")
 
+_ISOLATION: Final = b"transaction_isolation"
+
 MAX_PARTS: Final = 2_000
 
 
@@ -67,9 +69,10 @@ class CacheDesk:
 
         def tell(found: Answer) -> None:
             entry = found.entry
-            session.answered(
-                (entry.head, entry.body) if entry is not None else None, found.ticket, limit_bytes, clock()
-            )
+            ticket = found.ticket
+            if ask.late and (_ISOLATION in ask.context or not self._cache.dependencies.read_committed(info.database)):
+                ticket = None
+            session.answered((entry.head, entry.body) if entry is not None else None, ticket, limit_bytes, clock())
 
         if isinstance(answer, Answer):
             tell(answer)

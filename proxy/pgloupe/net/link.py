@@ -164,7 +164,7 @@ class Link:
         self._run()
         session = self.session
         if not self._frontend.is_closing() and session.can_inject and not self._frontend_ended:
-            reason = f": {error}" if error is not None else ""
+            reason = f": {getattr(error, 'strerror', None) or error}" if error is not None else ""
             self.inject(ServerUnreachable(f"the server closed the connection unexpectedly{reason}"))
         self._close()
 

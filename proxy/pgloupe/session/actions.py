@@ -29,6 +29,9 @@ class Ask:
     results: Formats
     limit: int
     """Row limit, 0 for none."""
+    late: bool
+    """The server began the transaction of this read before: unless each statement takes its own snapshot, what it answers may
+    be older than the question."""
     described: bool
     """The answer begins with a RowDescription."""
 

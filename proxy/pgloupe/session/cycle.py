@@ -18,7 +18,7 @@ from typing import Final
 
 from pgloupe.errors import ProtocolViolation
 from pgloupe.session.statements import Prepared, Statements
-from pgloupe.wire.codes import FrontendCode
+from pgloupe.wire.codes import HEADER_BYTES, FrontendCode
 from pgloupe.wire.frames import WHOLE
 from pgloupe.wire.frontend import (
     parse_bind_names,
@@ -105,6 +105,7 @@ def _find(queue: deque[QueuedFrame], statements: Statements, recognise: Recognis
     cycle.recognised = prepared.recognised
     position += 1
     if position < len(queue) and queue[position][0] == FrontendCode.DESCRIBE:
+        # a piece of a longer message is no such message, which is what the parsers say
         if parse_named(queue[position][1]) != ("P", ""):
             return _NO_CYCLE
         cycle.described = True
@@ -117,7 +118,7 @@ def _find(queue: deque[QueuedFrame], statements: Statements, recognise: Recognis
             return _NO_CYCLE
         position += 1
         if position < len(queue):
-            if queue[position][0] != FrontendCode.SYNC:
+            if queue[position][0] != FrontendCode.SYNC or len(queue[position][1]) != HEADER_BYTES:
                 return _NO_CYCLE
             cycle.length = position + 1
             return cycle

@@ -4,16 +4,19 @@ The frontend's frames are looked at before they go on. The backend's are looked 
 swallowed or held (the reply to a request of ours; the ReadyForQuery that tells the client that its write is done), and go
 out first otherwise.
 
-Reads. Only while nothing is outstanding, outside of a transaction block, in a session whose context is known, a whole cycle
-(see `cycle`) that a rule allows is asked for (`Ask`) and either answered or sent on with a capture of its reply.
+Reads. Only while nothing is outstanding, between two messages of the server, outside of a transaction block, in a session
+whose context is known, a whole cycle (see `cycle`) that a rule allows is asked for (`Ask`) and either answered or sent on
+with a capture of its reply. Where a Sync is due for what the client sent before (asyncpg prepares with Flush), the rows are
+answered here and the cycle's Sync goes to the server, so that it does not keep the locks of its open transaction.
 
 Writes. Before a statement that may write reaches the server its tables are marked (`BeginWrite`); the mark is taken off,
 and what depended on the tables made unreachable, before the client sees the ReadyForQuery with which its transaction is over
 (`EndWrite`). A session that ends with a mark ends it too: nobody knows what became of its writes.
 
 Debts. A client whose unnamed Parse was answered here believes that the server has that statement; one whose simple Query was
-answered here, that the unnamed statement is gone. The debt is paid (a Parse or a Close put in, its reply swallowed) right
-before the first message that could tell the difference, and is forgotten when the name is made anew.
+answered here, that the unnamed statement is gone. The debt is paid (a Parse or a Close put in, its reply swallowed) at the
+beginning of the next batch that goes to the server, and is forgotten if that batch makes the name anew. At the beginning,
+because there nothing can make the server skip it: a later batch that is on its way already may rely on it.
 """
 
 from __future__ import annotations
@@ -86,12 +89,17 @@ class GatedSession(Session):
         self._mark: object | None = None
         self._mark_tables: Tables | None = _NO_TABLES
         self._released = False  # the ReadyForQuery in the queue waits for no EndWrite any more
+        self._marking = 0  # BeginWrites that were not told back yet
+        self._ending = False  # an EndWrite was not told back yet
+        self._open = False  # the server waits for a Sync and holds the locks of the transaction that it will end
+        self._asked_context = b""
         self._debt: int = NO_DEBT
         self._owed_parse = b""
 
     # --- frontend ---
 
     def receive_frontend(self, data: bytes, now_s: float) -> None:
+        self._now_s = now_s
         if self.phase >= Phase.OPAQUE:
             self._to_backend.append(data)
             return
@@ -114,6 +122,7 @@ class GatedSession(Session):
                     cycle = find_cycle(queue, self.observer.statements, self._recognise)
                     if cycle.length != NONE and self._consider(cycle):
                         return
+                self.holding = False
                 if not self._pass(now_s):
                     return
         except ProtocolViolation as error:
@@ -128,6 +137,9 @@ class GatedSession(Session):
             and not observer.pipeline.skipping
             and self._mark is None
             and not self._backend_queue
+            and not self._unread_backend
+            and self._backend_reader.clean  # the client may have the beginning of a message
+            and not self._last_word
             and self._context.key() is not None
         )
 
@@ -135,7 +147,7 @@ class GatedSession(Session):
         """Ask for the cycle, or hold its beginning. False: it goes to the server."""
         recognised = cycle.recognised
         context = self._context.key()
-        if recognised is None or context is None:
+        if recognised is None or context is None or (self._open and cycle.simple):
             return False
         statement = Statement(self.info, 0, recognised, cycle.query, simple=cycle.simple)
         decision = self._policy.decide(statement)
@@ -146,6 +158,7 @@ class GatedSession(Session):
             return True
         self.holding = False
         self._cycle = cycle
+        self._asked_context = context
         self.frontend_blocked = True
         self.actions.append(self._question(cycle, decision, context, recognised))
         return True
@@ -162,7 +175,9 @@ class GatedSession(Session):
             if not any(results):
                 results = ()  # all text, in each of its spellings
             oids = cycle.prepared.oids
-        return Ask(rule, context, recognised, cycle.simple, oids, parameters, results, cycle.limit, cycle.described)
+        return Ask(
+            rule, context, recognised, cycle.simple, oids, parameters, results, cycle.limit, self._open, cycle.described
+        )
 
     def answered(
         self, answer: tuple[bytes, bytes] | None, ticket: object | None, limit_bytes: int, now_s: float
@@ -174,7 +189,9 @@ class GatedSession(Session):
         self.frontend_blocked = False
         if cycle is None or self.phase != Phase.READY:
             return
-        if answer is not None:
+        if self._context.key() != self._asked_context:
+            answer = ticket = None  # the server has reported something meanwhile
+        if answer is not None and self._may_answer():
             self._reply(cycle, answer, now_s)
         else:
             self._passing = cycle.length
@@ -189,7 +206,7 @@ class GatedSession(Session):
         if cycle.simple:
             request = observer.simple(cycle.query, received_s)
             self._debt = OWES_CLOSE
-            reply = row_description + body + READY_IDLE
+            reply = row_description + body
         else:
             if cycle.parse:
                 observer.parse(cycle.parse)
@@ -199,11 +216,13 @@ class GatedSession(Session):
             request = Request(Kind.EXECUTE)
             request.portal = portal
             request.statements = (observer.execute(portal, received_s),)
-            reply = (PARSE_COMPLETE if cycle.parse else b"") + BIND_COMPLETE + row_description + body + READY_IDLE
+            reply = (PARSE_COMPLETE if cycle.parse else b"") + BIND_COMPLETE + row_description + body
         request.columns = row_description or (cycle.prepared.columns if cycle.prepared is not None else b"")
-        for _ in range(cycle.length):
+        # a Sync that is due goes to the server, which ends its transaction and says that it is ready
+        for _ in range(cycle.length - 1 if self._open else cycle.length):
             queue.popleft()
-        self._to_frontend.append(reply)
+        self._passing = 1 if self._open else 0
+        self._to_frontend.append(reply if self._open else reply + READY_IDLE)
         rows, tag = _split(body)
         observer.answered(request, rows, tag, received_s, now_s)
 
@@ -223,11 +242,13 @@ class GatedSession(Session):
             self._pay(code, raw, count)
         self._to_backend.append(raw)
         request = self.observer.frontend(code, raw, count, received_s, now_s)
-        if code == FrontendCode.TERMINATE:
+        if code in _OPENS:
+            self._open = True
+        elif code == FrontendCode.TERMINATE:
             self._last_word = True
         elif code == FrontendCode.FUNCTION_CALL:
             self._context.distrust("a function call by the fast path")
-        if request is not None and request.statements:
+        if request is not None and request.statements and not self.observer.pipeline.skipping:
             for statement in request.statements:
                 if statement.recognised is UNKNOWN or self._policy.strange(statement.recognised):
                     self.observer.unknown_effect.add(statement.sequence)
@@ -251,6 +272,8 @@ class GatedSession(Session):
                     tables = _union(tables, self._writes(part))
                 return tables
             portal = self.observer.statements.portal(parse_execute(raw)[0])
+            if portal is not None and not portal.prepared.statement_count:
+                return _NO_TABLES  # an empty query string
             return self._writes(portal.prepared.recognised if portal is not None else UNKNOWN)
         except ProtocolViolation:
             return None
@@ -266,36 +289,48 @@ class GatedSession(Session):
             return True
         self._mark_tables = _union(self._mark_tables, tables)
         self.frontend_blocked = True
-        self.actions.append(BeginWrite(tables, self._mark))
+        self._begin_write(tables)
         return False
+
+    def _begin_write(self, tables: Tables | None) -> None:
+        self._marking += 1
+        self.actions.append(BeginWrite(tables, self._mark))
 
     def marked(self, mark: object, now_s: float) -> None:
         """The result of a `BeginWrite`."""
-        self._mark = mark
-        self.frontend_blocked = False
-        if self.phase == Phase.CLOSED:
-            self.actions.append(EndWrite(mark, lost=True))
+        self._marking -= 1
+        former, self._mark = self._mark, mark
+        if self.phase >= Phase.OPAQUE:
+            if former is not None and former is not mark:
+                self.actions.append(EndWrite(former, lost=True))
+            if self.phase == Phase.CLOSED:
+                self._lose_mark()
             return
+        self.frontend_blocked = False
         self._pump_frontend(now_s)
 
+    def _lose_mark(self) -> None:
+        """The session is closed. What is still to be told back ends its mark then."""
+        if self._mark is not None and not self._marking and not self._ending:
+            self.actions.append(EndWrite(self._mark, lost=True))
+            self._mark = None
+
     def _pay(self, code: int, raw: bytes, count: int) -> None:
-        """Settle what the server does not know about the unnamed statement, if this frame could tell."""
-        needed = False
+        """Settle what the server does not know about the unnamed statement, if the batch that this frame begins could
+        tell."""
         try:
             if code == FrontendCode.QUERY:
+                if count == WHOLE:
+                    parse_query(raw)
                 self._debt = NO_DEBT
             elif code == FrontendCode.PARSE:
                 if count == WHOLE and not parse_parse(raw)[0]:
                     self._debt = NO_DEBT
-            elif code == FrontendCode.BIND:
-                needed = count != WHOLE or not parse_bind_names(raw)[1]
-            elif code == FrontendCode.DESCRIBE:
-                needed = parse_named(raw) == ("S", "")
             elif code == FrontendCode.CLOSE and parse_named(raw) == ("S", ""):
                 self._debt = NO_DEBT
         except ProtocolViolation:
-            needed = True
-        if needed:
+            pass  # the server refuses it and keeps what it has
+        if self._debt and code in _OPENS:
             owes_parse = self._debt == OWES_PARSE
             request = Request(Kind.PARSE if owes_parse else Kind.CLOSE, Reply.SKIP)
             self.observer.pipeline.push(request)
@@ -307,6 +342,9 @@ class GatedSession(Session):
     # --- backend ---
 
     def receive_backend(self, data: bytes, now_s: float) -> None:
+        self._now_s = now_s
+        if self._unread_backend:
+            self.analyse(now_s)
         if self.phase >= Phase.OPAQUE:
             self._to_frontend.append(data)
             return
@@ -317,8 +355,6 @@ class GatedSession(Session):
             self._unread_backend.append((data, now_s))
             self._sent_ahead = _ALL  # until `analyse` has told how much of it the reader keeps
             return
-        if self._unread_backend:
-            self.analyse(now_s)
         for code, raw, count in self._backend_reader.feed(data):
             self._backend_queue.append(((code, raw, count), now_s))
         self._pump_backend(now_s)
@@ -350,20 +386,22 @@ class GatedSession(Session):
         # nothing of the frontend goes on meanwhile: it would count on a mark that is about to end
         self.backend_blocked = True
         self.frontend_blocked = True
+        self._ending = True
         self.actions.append(EndWrite(self._mark, pipeline.executing > own, self._mark_tables))
         return True
 
     def unmarked(self, mark: object | None, now_s: float) -> None:
         """The result of an `EndWrite`: the mark that took the place of the ended one, None if it was not asked for."""
+        self._ending = False
+        if self.phase >= Phase.OPAQUE:
+            if mark is not None:
+                self.actions.append(EndWrite(mark, lost=True))
+            return
         self._mark = mark
         if mark is None:
             self._mark_tables = _NO_TABLES
         self.backend_blocked = False
         self.frontend_blocked = False
-        if self.phase == Phase.CLOSED:
-            if mark is not None:
-                self.actions.append(EndWrite(mark, lost=True))
-            return
         self._released = True
         self._pump_backend(now_s)
         self._pump_frontend(now_s)
@@ -372,6 +410,8 @@ class GatedSession(Session):
         super()._look_backend(code, raw, count, received_s, delivered_s)
         if code == BackendCode.READY_FOR_QUERY:
             self._released = False
+            if not len(self.observer.pipeline):
+                self._open = False
         if self._capture is not None:
             self._collect(self._capture, code, raw, count)
 
@@ -426,18 +466,33 @@ class GatedSession(Session):
         self._backend_queue.clear()
         if not self.must_close:
             # what it writes from now on is not known: until it ends, everything is marked
-            self.actions.append(BeginWrite(None, self._mark))
+            if self._ending:
+                self._mark = None  # that one is over
+            self._begin_write(None)
 
     def close(self, now_s: float) -> None:
         super().close(now_s)
-        if self._mark is not None and not self.backend_blocked:
-            self.actions.append(EndWrite(self._mark, lost=True))
-            self._mark = None
+        if self._ending:
+            self._mark = None  # `unmarked` ends what took its place
+        self._lose_mark()
 
 
 _ALL: Final = 1 << 62
 
 _MAY_WRITE: Final = frozenset({FrontendCode.QUERY, FrontendCode.EXECUTE, FrontendCode.FUNCTION_CALL})
+
+_OPENS: Final = frozenset(
+    {
+        FrontendCode.PARSE,
+        FrontendCode.BIND,
+        FrontendCode.DESCRIBE,
+        FrontendCode.EXECUTE,
+        FrontendCode.CLOSE,
+        FrontendCode.COPY_DONE,
+        FrontendCode.COPY_FAIL,
+    }
+)
+"""After one of these the server waits for a Sync, at least where the copy was by the extended query."""
 
 _SWALLOWED: Final = frozenset({BackendCode.PARSE_COMPLETE, BackendCode.CLOSE_COMPLETE})
 

@@ -41,12 +41,14 @@ class Observer:
 
     __slots__ = (
         "_batch",
+        "_closing",
         "_failed",
         "_finished_s",
         "_position",
         "_recognise",
         "_sequence",
         "_skipped",
+        "_syncs",
         "_transaction",
         "context",
         "info",
@@ -76,6 +78,8 @@ class Observer:
         self._finished_s = 0.0
         self.last_server_s = 0.0
         self._failed = False  # an error came since the last ReadyForQuery
+        self._syncs = 1  # sent, and one, so that none has the number 0
+        self._closing = 0  # Close of a known statement, sent and not answered
         self._skipped: list[Request] = []  # sent since an error and before its Sync
 
     # --- frontend ---
@@ -90,6 +94,7 @@ class Observer:
                 return None
             self._undo_skipped()
             pipeline.sync_sent()
+            self._syncs += 1
             request = Request(Kind.SYNC)
             pipeline.push(request)
             return request
@@ -116,6 +121,8 @@ class Observer:
             self._end_all(request, Status.SKIPPED, dispatched_s, dispatched_s)
         else:
             pipeline.push(request)
+            if request.kind == Kind.CLOSE and request.previous is not None:
+                self._closing += 1
         return request
 
     def _request(self, code: int, raw: bytes, received_s: float) -> Request:
@@ -123,7 +130,10 @@ class Observer:
         if code == FrontendCode.QUERY:
             return self.simple(parse_query(raw) if raw else None, received_s)
         if code == FrontendCode.PARSE:
-            return self.parse(raw)
+            request = self.parse(raw)
+            if request.prepared is not None and (not request.name or request.previous is not None or self._closing):
+                request.prepared.doubt = self._syncs
+            return request
         if code == FrontendCode.BIND:
             request = Request(Kind.BIND)
             if raw:
@@ -177,7 +187,10 @@ class Observer:
     def bind(self, raw: bytes) -> Portal:
         """The portal that a Bind makes."""
         name, statement_name, offset = parse_bind_names(raw)
-        prepared = self.statements.prepared(statement_name) or Prepared(statement_name, "", (UNKNOWN,))
+        prepared = self.statements.prepared(statement_name)
+        if prepared is None or prepared.doubt not in (0, self._syncs):
+            # behind a Sync an unanswered Parse may have failed, and the name may mean what it meant before
+            prepared = Prepared(statement_name, "", (UNKNOWN,))
         return Portal(name, prepared, raw, offset)
 
     def execute(self, portal: Portal | None, received_s: float) -> Statement:
@@ -275,10 +288,14 @@ class Observer:
             self._ready(head, parse_ready_for_query(raw), received_s, delivered_s)
         elif code == BackendCode.PARSE_COMPLETE:
             self._answer(head, kind == Kind.PARSE, code)
+            if head.prepared is not None:
+                head.prepared.doubt = 0
         elif code == BackendCode.BIND_COMPLETE:
             self._answer(head, kind == Kind.BIND, code)
         elif code == BackendCode.CLOSE_COMPLETE:
             self._answer(head, kind == Kind.CLOSE, code)
+            if head.previous is not None:
+                self._closing -= 1
         elif code == BackendCode.ROW_DESCRIPTION:
             self._row_description(head, raw if count == WHOLE else b"")
         elif code == BackendCode.NO_DATA:
@@ -364,6 +381,13 @@ class Observer:
             unknown = statement.sequence in self.unknown_effect
             self.context.completed(statement.recognised, tag, unknown_effect=unknown)
 
+    def _failed_effects(self, statement: Statement) -> None:
+        """What failed has done nothing to the session, unless it could commit before it failed."""
+        if self.context is not None and statement.sequence in self.unknown_effect:
+            words = statement.recognised.bare.split(None, 1)
+            if not words or words[0].upper() in ("CALL", "DO"):
+                self.context.distrust("a procedure that failed")
+
     def _block(self, tag: str, statement: Statement) -> None:
         """A transaction block began or ended. ReadyForQuery says so too, but in a pipeline it may come much later."""
         if tag in ("BEGIN", "START TRANSACTION"):
@@ -400,6 +424,10 @@ class Observer:
         failed = self.pipeline.fail()
         for number in range(len(failed) - 1, -1, -1):  # the last first: each remembers what it found
             self._undo(failed[number], skipped=number > 0)
+            if failed[number].kind == Kind.CLOSE and failed[number].previous is not None:
+                self._closing -= 1
+        if failed and failed[0].index < len(failed[0].statements):
+            self._failed_effects(failed[0].statements[failed[0].index])
         for number, request in enumerate(failed):
             self._end_all(
                 request, Status.SKIPPED if number else Status.ERROR, received_s, delivered_s, "" if number else sqlstate

@@ -32,7 +32,7 @@ UNKNOWN: Final = Recognised(Template("0" * 16, "", 0), (), "")
 class Prepared:
     """A prepared statement as the frontend made it."""
 
-    __slots__ = ("columns", "name", "oids", "query_string", "recognised", "statement_count")
+    __slots__ = ("columns", "doubt", "name", "oids", "query_string", "recognised", "statement_count")
 
     def __init__(
         self, name: str, query_string: str, recognised: tuple[Recognised, ...], oids: tuple[int, ...] = ()
@@ -46,6 +46,9 @@ class Prepared:
         """Parameter types: those of Parse, then those of ParameterDescription."""
         self.columns = b""
         """The RowDescription frame of a statement-Describe, b"" if unknown."""
+        self.doubt = 0
+        """While its Parse is not answered and the name may yet mean what it meant before: the Sync behind which it does so
+        if the Parse fails. 0 for no doubt."""
 
     def inherit(self, former: Prepared) -> None:
         """Take over what a Describe told of the same text under the same name: asyncpg without its statement cache parses
