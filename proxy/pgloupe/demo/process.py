@@ -17,8 +17,9 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -83,6 +84,24 @@ def _temporary_directory(owner: tuple[int, int] | None) -> Path:
     return directory
 
 
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Put off SIGINT, SIGTERM and SIGHUP until the block ends: what it starts or removes is then known or gone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, lambda number, _frame: came.append(number)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
+
+
 class OwnServer:
     """One server process, its directory and its guard. `PostgresServer` and `RedisServer` say what to run.
 
@@ -114,7 +133,8 @@ class OwnServer:
         self._reap()
         try:
             if self.directory is None:
-                self.directory = _temporary_directory(self.owner)
+                with undisturbed():
+                    self.directory = _temporary_directory(self.owner)
                 self._prepare(self.directory)
             self._start(self.directory)
         except BaseException:
@@ -127,7 +147,9 @@ class OwnServer:
         while time.monotonic() < end_s:
             if not keep_port:
                 self.port = free_port()
-            process = self._launch(directory, self._command(directory))
+            command = self._command(directory)
+            with undisturbed():
+                process = self._launch(directory, command)
             while process.poll() is None and time.monotonic() < end_s:
                 if self._ready(directory):
                     return
@@ -155,10 +177,11 @@ class OwnServer:
 
     def close(self) -> None:
         """Stop it and remove its directory. Closing twice does nothing."""
-        self._end(signal.SIGINT)
-        if self.directory is not None:
-            shutil.rmtree(self.directory, ignore_errors=True)
-            self.directory = None
+        with undisturbed():
+            self._end(signal.SIGINT)
+            if self.directory is not None:
+                shutil.rmtree(self.directory, ignore_errors=True)
+                self.directory = None
 
     def __enter__(self) -> Self:
         self.start()
