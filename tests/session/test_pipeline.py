@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from pgloupe.session.pipeline import Capture, Kind, Pipeline, Reply, Request
+from pgloupe.session.capture import Capture
+from pgloupe.session.pipeline import Kind, Pipeline, Reply, Request
 
 
 def pipeline_of(*kinds: int) -> Pipeline:

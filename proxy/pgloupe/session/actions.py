@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from pgloupe.session.pipeline import Capture
+from pgloupe.session.capture import Capture
 from pgloupe.wire.frontend import Formats
 from pgloupe_rules.types import Cacheable, Recognised
 

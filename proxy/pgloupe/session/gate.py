@@ -13,10 +13,7 @@ Writes. Before a statement that may write reaches the server its tables are mark
 and what depended on the tables made unreachable, before the client sees the ReadyForQuery with which its transaction is over
 (`EndWrite`). A session that ends with a mark ends it too: nobody knows what became of its writes.
 
-Debts. A client whose unnamed Parse was answered here believes that the server has that statement; one whose simple Query was
-answered here, that the unnamed statement is gone. The debt is paid (a Parse or a Close put in, its reply swallowed) at the
-beginning of the next batch that goes to the server, and is forgotten if that batch makes the name anew. At the beginning,
-because there nothing can make the server skip it: a later batch that is on its way already may rely on it.
+Debts (see `debt`) are paid at the beginning of the next batch that goes to the server.
 """
 
 from __future__ import annotations
@@ -26,22 +23,21 @@ from typing import Final, Protocol
 
 from pgloupe.errors import ProtocolViolation
 from pgloupe.session.actions import Ask, BeginWrite, EndWrite, Fill
+from pgloupe.session.capture import Capture, split
 from pgloupe.session.context import Context
 from pgloupe.session.cycle import NONE, PARTIAL, Cycle, QueuedFrame, find_cycle
-from pgloupe.session.pipeline import Capture, Kind, Reply, Request
+from pgloupe.session.debt import Debt
+from pgloupe.session.pipeline import Kind, Reply, Request
 from pgloupe.session.session import Session
 from pgloupe.session.statements import UNKNOWN
 from pgloupe.session.states import Phase
-from pgloupe.wire.backend import BIND_COMPLETE, PARSE_COMPLETE, READY_IDLE, parse_command_complete
+from pgloupe.wire.backend import BIND_COMPLETE, PARSE_COMPLETE, READY_IDLE
 from pgloupe.wire.codes import BackendCode, FrontendCode, TransactionStatus
-from pgloupe.wire.frames import BROKEN, WHOLE, Frame, FrameReader
+from pgloupe.wire.frames import BROKEN, WHOLE, Frame
 from pgloupe.wire.frontend import (
-    build_close,
     parse_bind_names,
     parse_bind_values,
     parse_execute,
-    parse_named,
-    parse_parse,
     parse_query,
 )
 from pgloupe_rules.types import Cacheable, Decision, Recognised, Recogniser, SessionInfo, Statement
@@ -49,10 +45,6 @@ from pgloupe_rules.types import Cacheable, Decision, Recognised, Recogniser, Ses
 Tables = frozenset[str]
 
 _NO_TABLES: Final[Tables] = frozenset()
-
-NO_DEBT: Final = 0
-OWES_PARSE: Final = 1
-OWES_CLOSE: Final = 2
 
 
 class Policy(Protocol):
@@ -93,8 +85,7 @@ class GatedSession(Session):
         self._ending = False  # an EndWrite was not told back yet
         self._open = False  # the server waits for a Sync and holds the locks of the transaction that it will end
         self._asked_context = b""
-        self._debt: int = NO_DEBT
-        self._owed_parse = b""
+        self._debt = Debt()
 
     # --- frontend ---
 
@@ -205,13 +196,12 @@ class GatedSession(Session):
         observer = self.observer
         if cycle.simple:
             request = observer.simple(cycle.query, received_s)
-            self._debt = OWES_CLOSE
+            self._debt.owe_close()
             reply = row_description + body
         else:
             if cycle.parse:
                 observer.parse(cycle.parse)
-                self._debt = OWES_PARSE
-                self._owed_parse = cycle.parse
+                self._debt.owe_parse(cycle.parse)
             portal = observer.bind(cycle.bind)
             request = Request(Kind.EXECUTE)
             request.portal = portal
@@ -223,7 +213,7 @@ class GatedSession(Session):
             queue.popleft()
         self._passing = 1 if self._open else 0
         self._to_frontend.append(reply if self._open else reply + READY_IDLE)
-        rows, tag = _split(body)
+        rows, tag = split(body)
         observer.answered(request, rows, tag, received_s, now_s)
 
     def _pass(self, now_s: float) -> bool:
@@ -238,7 +228,7 @@ class GatedSession(Session):
         self.holding = False
         if self._passing:
             self._passing -= 1
-        if self._debt:
+        if self._debt.owed:
             self._pay(code, raw, count)
         self._to_backend.append(raw)
         request = self.observer.frontend(code, raw, count, received_s, now_s)
@@ -318,26 +308,12 @@ class GatedSession(Session):
     def _pay(self, code: int, raw: bytes, count: int) -> None:
         """Settle what the server does not know about the unnamed statement, if the batch that this frame begins could
         tell."""
-        try:
-            if code == FrontendCode.QUERY:
-                if count == WHOLE:
-                    parse_query(raw)
-                self._debt = NO_DEBT
-            elif code == FrontendCode.PARSE:
-                if count == WHOLE and not parse_parse(raw)[0]:
-                    self._debt = NO_DEBT
-            elif code == FrontendCode.CLOSE and parse_named(raw) == ("S", ""):
-                self._debt = NO_DEBT
-        except ProtocolViolation:
-            pass  # the server refuses it and keeps what it has
-        if self._debt and code in _OPENS:
-            owes_parse = self._debt == OWES_PARSE
-            request = Request(Kind.PARSE if owes_parse else Kind.CLOSE, Reply.SKIP)
-            self.observer.pipeline.push(request)
-            self._to_backend.append(self._owed_parse if owes_parse else build_close("S", ""))
-            self._debt = NO_DEBT
-        if not self._debt:
-            self._owed_parse = b""
+        self._debt.forget(code, raw, count)
+        if code in _OPENS and (owed := self._debt.pay()):
+            self.observer.pipeline.push(
+                Request(Kind.PARSE if owed[0] == FrontendCode.PARSE else Kind.CLOSE, Reply.SKIP)
+            )
+            self._to_backend.append(owed)
 
     # --- backend ---
 
@@ -412,30 +388,13 @@ class GatedSession(Session):
             self._released = False
             if not len(self.observer.pipeline):
                 self._open = False
-        if self._capture is not None:
-            self._collect(self._capture, code, raw, count)
-
-    def _collect(self, capture: Capture, code: int, raw: bytes, count: int) -> None:
-        if code == BackendCode.READY_FOR_QUERY:
-            self._capture = None
-            if not capture.spoilt and capture.complete and raw[-1:] == b"I":
-                self.actions.append(Fill(capture, self.observer.last_server_s))
-        elif code in _UNSTORED:
-            return
-        elif count < WHOLE or code not in _STORED:
-            capture.spoil()
-        elif code == BackendCode.ROW_DESCRIPTION:
-            capture.row_description = raw
-            capture.size += len(raw)
-        elif code == BackendCode.DATA_ROW:
-            capture.add(raw)
-            capture.rows += count
-        else:
-            ended = code == BackendCode.PORTAL_SUSPENDED or parse_command_complete(raw).startswith("SELECT")
-            if capture.complete or not ended:
-                capture.spoil()
-            capture.add(raw)
-            capture.complete = True
+        capture = self._capture
+        if capture is not None:
+            capture.take(code, raw, count)
+            if code == BackendCode.READY_FOR_QUERY:
+                self._capture = None
+                if capture.complete and not capture.spoilt:
+                    self.actions.append(Fill(capture, self.observer.last_server_s))
 
     # --- ends ---
 
@@ -496,30 +455,6 @@ _OPENS: Final = frozenset(
 
 _SWALLOWED: Final = frozenset({BackendCode.PARSE_COMPLETE, BackendCode.CLOSE_COMPLETE})
 
-_UNSTORED: Final = frozenset({BackendCode.PARSE_COMPLETE, BackendCode.BIND_COMPLETE})
-"""Part of the reply, but made anew for each answer."""
-
-_STORED: Final = frozenset(
-    {
-        BackendCode.ROW_DESCRIPTION,
-        BackendCode.DATA_ROW,
-        BackendCode.COMMAND_COMPLETE,
-        BackendCode.PORTAL_SUSPENDED,
-    }
-)
-
 
 def _union(one: Tables | None, other: Tables | None) -> Tables | None:
     return None if one is None or other is None else one | other
-
-
-def _split(body: bytes) -> tuple[bytes, str]:
-    """The rows of a stored answer and its command tag; "" where it ends by a row limit."""
-    rows = b""
-    tag = ""
-    for code, raw, _ in FrameReader(join_rows=True).feed(body):
-        if code == BackendCode.DATA_ROW:
-            rows = raw
-        elif code == BackendCode.COMMAND_COMPLETE:
-            tag = parse_command_complete(raw)
-    return rows, tag

@@ -16,8 +16,9 @@ from typing import Final
 
 from pgloupe.errors import ProtocolViolation
 from pgloupe.session.context import Context
-from pgloupe.session.pipeline import Kind, Pipeline, Request
-from pgloupe.session.results import MAX_SAMPLE_BYTES, Result, columns_of, count_rows, take_sample
+from pgloupe.session.ledger import Ledger
+from pgloupe.session.pipeline import Kind, Request
+from pgloupe.session.results import MAX_SAMPLE_BYTES, take_sample
 from pgloupe.session.statements import UNKNOWN, Portal, Prepared, Statements
 from pgloupe.wire.backend import (
     error_sqlstate,
@@ -25,58 +26,27 @@ from pgloupe.wire.backend import (
     parse_parameter_description,
     parse_parameter_status,
     parse_ready_for_query,
-    tag_rows,
 )
 from pgloupe.wire.codes import BackendCode, FrontendCode, TransactionStatus
 from pgloupe.wire.frames import PIECE, WHOLE
 from pgloupe.wire.frontend import parse_bind_names, parse_execute, parse_named, parse_parse, parse_query
-from pgloupe_rules.types import Outcome, Recognised, Recogniser, SessionInfo, Statement, Status
+from pgloupe_rules.types import Recogniser, SessionInfo, Statement, Status
 
 MAX_SKIPPED: Final = 100
 """How many skipped messages are remembered for their names."""
 
 
-class Observer:
+class Observer(Ledger):
     """Follows one session. `outcomes` collects what ended; the session takes it."""
 
-    __slots__ = (
-        "_batch",
-        "_closing",
-        "_failed",
-        "_finished_s",
-        "_position",
-        "_recognise",
-        "_sequence",
-        "_skipped",
-        "_syncs",
-        "_transaction",
-        "context",
-        "info",
-        "last_server_s",
-        "outcomes",
-        "pipeline",
-        "statements",
-        "status",
-        "unknown_effect",
-    )
+    __slots__ = ("_closing", "_failed", "_recognise", "_skipped", "_syncs", "context", "statements")
 
     def __init__(self, info: SessionInfo, recognise: Recogniser, context: Context | None) -> None:
-        self.info = info
+        super().__init__(info)
         self.context = context
         """None where nobody needs it followed: without a cache."""
         self._recognise = recognise
-        self.pipeline = Pipeline()
         self.statements = Statements()
-        self.status: str = TransactionStatus.IDLE
-        self.outcomes: list[Outcome] = []
-        self.unknown_effect: set[int] = set()
-        """Sequence numbers of outstanding statements that may do anything (told by the session)."""
-        self._sequence = 0
-        self._batch = 0
-        self._transaction = 0
-        self._position = 0
-        self._finished_s = 0.0
-        self.last_server_s = 0.0
         self._failed = False  # an error came since the last ReadyForQuery
         self._syncs = 1  # sent, and one, so that none has the number 0
         self._closing = 0  # Close of a known statement, sent and not answered
@@ -212,40 +182,6 @@ class Observer:
             statements.append(self._statement(part, query or "", True, None, received_s, first=not statements))
         request.statements = tuple(statements)
         return request
-
-    def _statement(
-        self,
-        recognised: Recognised,
-        query: str,
-        simple: bool,
-        portal: Portal | None,
-        received_s: float,
-        *,
-        first: bool = True,
-    ) -> Statement:
-        """`first`: of its message; those behind it in the same Query were sent with it."""
-        self._sequence += 1
-        serial = first and not self.pipeline.executing and not self.pipeline.skipping
-        if serial:
-            self._batch += 1
-        in_block = self.status != TransactionStatus.IDLE
-        if in_block:
-            self._position += 1
-        return Statement(
-            self.info,
-            self._sequence,
-            recognised,
-            query,
-            simple=simple,
-            prepared_name=portal.prepared.name if portal is not None else "",
-            decode=portal.decode if portal is not None else None,
-            received_s=received_s,
-            batch=self._batch,
-            serial=serial,
-            status=self.status,
-            transaction=self._transaction if in_block else 0,
-            position=self._position if in_block else 0,
-        )
 
     # --- backend ---
 
@@ -398,11 +334,6 @@ class Observer:
             if self.context is not None:
                 self.context.ended(committed=tag != "ROLLBACK")
 
-    def _begin(self) -> None:
-        self._transaction += 1
-        self._position = 0
-        self.status = TransactionStatus.TRANSACTION
-
     def _ready(self, head: Request, status: str, received_s: float, delivered_s: float) -> None:
         if head.kind not in (Kind.SYNC, Kind.QUERY, Kind.FUNCTION_CALL):
             raise _unfit(BackendCode.READY_FOR_QUERY, head.kind)
@@ -452,75 +383,6 @@ class Observer:
             self.context.reported(name, value)
         if name == "application_name":
             self.info.application_name = value
-
-    # --- outcomes ---
-
-    def answered(self, request: Request, rows: bytes, tag: str, received_s: float, now_s: float) -> None:
-        """The cache answered a request that never entered the pipeline."""
-        request.received_s = request.dispatched_s = received_s
-        request.bytes = len(rows)
-        request.rows = count_rows(rows)
-        if rows:
-            take_sample(request, rows)
-        self._end(request, Status.COMPLETE if tag else Status.SUSPENDED, received_s, now_s, tag)
-        self.outcomes[-1].cache = "hit"
-
-    def _end_all(
-        self, request: Request, status: Status, received_s: float, delivered_s: float, sqlstate: str = ""
-    ) -> None:
-        """The statement in progress ends with `status`, those behind it in the same Query were skipped."""
-        for index in range(request.index, len(request.statements)):
-            request.index = index
-            self._end(request, status, received_s, delivered_s, sqlstate=sqlstate)
-            if status is Status.ERROR:
-                status, sqlstate = Status.SKIPPED, ""
-        request.index = len(request.statements)
-
-    def _end(
-        self,
-        request: Request,
-        status: Status,
-        received_s: float,
-        delivered_s: float,
-        tag: str = "",
-        sqlstate: str = "",
-    ) -> None:
-        if request.index >= len(request.statements):
-            return
-        statement = request.statements[request.index]
-        self.unknown_effect.discard(statement.sequence)
-        self.last_server_s = max(0.0, received_s - max(request.dispatched_s, self._finished_s))
-        if not request.columns and request.portal is not None:
-            # described in the same batch, so not known yet when the Execute was sent
-            request.columns = request.portal.columns or request.portal.prepared.columns
-        result = Result(request.columns, request.portal, request.sample) if request.sample else None
-        self.outcomes.append(
-            Outcome(
-                statement,
-                status,
-                rows=request.rows or tag_rows(tag),
-                size_bytes=request.bytes,
-                command_tag=tag,
-                sqlstate=sqlstate,
-                dispatched_s=request.dispatched_s,
-                finished_s=received_s,
-                server_s=self.last_server_s,
-                proxy_s=max(0.0, request.dispatched_s - request.received_s) + max(0.0, delivered_s - received_s),
-                columns=columns_of(request.columns),
-                decode=result.decode if result is not None else None,
-                cache="miss" if request.capture is not None else "",
-            )
-        )
-        self._finished_s = received_s
-        request.rows = 0
-        request.bytes = 0
-        request.sample = None
-        request.sample_bytes = 0
-
-    def lost(self, now_s: float) -> None:
-        """The session is over; what was outstanding has no known outcome."""
-        for request in self.pipeline.drain():
-            self._end_all(request, Status.LOST, now_s, now_s)
 
 
 _KNOWN: Final = frozenset(

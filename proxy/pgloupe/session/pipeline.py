@@ -27,6 +27,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
+from pgloupe.session.capture import Capture
 from pgloupe.session.statements import Portal, Prepared
 from pgloupe_rules.types import Statement
 
@@ -99,35 +100,6 @@ class Request:
         self.capture: Capture | None = None
         self.copying_in = False
         """CopyInResponse was seen and CopyDone or CopyFail was not sent yet."""
-
-
-class Capture:
-    """Collects the replies of one cycle for the cache. `ticket` is the cache's; given up when anything is unusual."""
-
-    __slots__ = ("body", "complete", "limit_bytes", "row_description", "rows", "size", "spoilt", "ticket")
-
-    def __init__(self, ticket: object, limit_bytes: int) -> None:
-        self.ticket = ticket
-        self.limit_bytes = limit_bytes
-        self.row_description = b""
-        self.body: list[bytes] = []
-        self.size = 0
-        self.rows = 0
-        self.complete = False
-        """The command tag, or PortalSuspended, was seen."""
-        self.spoilt = False
-
-    def add(self, raw: bytes) -> None:
-        self.size += len(raw)
-        if self.size > self.limit_bytes:
-            self.spoil()
-        elif not self.spoilt:
-            self.body.append(raw)
-
-    def spoil(self) -> None:
-        """Not to be stored."""
-        self.spoilt = True
-        self.body.clear()
 
 
 class Pipeline:
