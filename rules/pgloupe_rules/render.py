@@ -17,7 +17,10 @@ def render(toks: list[Tok], layout: list[Slot]) -> str:
     numbers = 0
     for index, tok in enumerate(toks):
         text = tok.text
-        if previous is not None and not glued and not _glues_left(toks, index):
+        if previous is not None and (
+            # two operators side by side would be read as one, and two signs as a comment
+            (previous.kind == OPERATOR and tok.kind == OPERATOR) or (not glued and not _glues_left(toks, index))
+        ):
             out.append(" ")
         if tok.kind == CONST:
             numbers += 1

@@ -354,3 +354,12 @@ def test_the_number_of_slots_is_that_of_the_placeholders_in_the_text(text: str) 
 @settings(deadline=None)
 def test_statements_joined_by_semicolons_come_apart(statements: list[str]) -> None:
     assert [item.bare for item in recognise(" ; ".join(statements))] == statements
+
+
+@pytest.mark.parametrize("text", ["SELECT - -a", "SELECT - -'x'", "SELECT @ -a", "SELECT ~ ~a"])
+def test_operators_side_by_side_stay_apart(text: str) -> None:
+    (item,) = recognise(text)
+    (again,) = recognise(item.template.text)
+    assert again.template.text == item.template.text
+    assert "--" not in item.template.text
+    assert item.template.text.replace("$1", "'x'") == text
