@@ -280,6 +280,19 @@ def test_a_rolled_back_write_is_never_seen(proxy: Proxy) -> None:
         assert changed(reader) == changed(writer) == "author 3"
 
 
+def test_what_the_server_refuses_as_no_sql_costs_no_answer(proxy: Proxy) -> None:
+    with connect(proxy) as client, connect(proxy) as other:
+        assert changed(other) == changed(other) == "author 3"
+        for number in range(3):
+            with pytest.raises(psycopg.errors.SyntaxError):
+                client.execute("SELEC 1")
+            assert changed(other) == "author 3"
+            assert hits(proxy) == 2 + number
+        with pytest.raises(psycopg.errors.SyntaxError):
+            client.execute("UPDATE author SET name = 'new' WHERE id = 3; SELEC 1")
+        assert changed(other) == "author 3"
+
+
 def test_inside_of_a_transaction_the_server_answers(proxy: Proxy) -> None:
     with connect(proxy) as client:
         changed(client)

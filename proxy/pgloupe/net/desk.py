@@ -121,7 +121,7 @@ class CacheDesk:
                 self._later(ended, lambda _: None, lambda: None)
             return
         if not end.again:
-            ended = self._cache.end_write(mark)
+            ended = self._cache.abandon(mark) if end.refused else self._cache.end_write(mark)
             if ended is None:
                 session.unmarked(None, clock())
             else:

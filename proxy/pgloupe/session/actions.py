@@ -54,6 +54,8 @@ class EndWrite:
     """More of the session's writes are on their way to `tables`: what was written until now becomes visible, and the mark
     stays, renewed."""
     tables: frozenset[str] | None = None
+    refused: bool = False
+    """The server refused the only statement that could have written: nothing has changed."""
     lost: bool = False
     """The session ended first: nobody will know what became of its writes. Nothing is told back."""
 

@@ -81,6 +81,7 @@ class GatedSession(Session):
         self._mark: object | None = None
         self._mark_tables: Tables | None = _NO_TABLES
         self._released = False  # the ReadyForQuery in the queue waits for no EndWrite any more
+        self._announced = 0  # writes that were sent under the mark
         self._marking = 0  # BeginWrites that were not told back yet
         self._ending = False  # an EndWrite was not told back yet
         self._open = False  # the server waits for a Sync and holds the locks of the transaction that it will end
@@ -276,6 +277,7 @@ class GatedSession(Session):
         if self._mark is not None and (
             self._mark_tables is None or (tables is not None and tables <= self._mark_tables)
         ):
+            self._announced += 1
             return True
         self._mark_tables = _union(self._mark_tables, tables)
         self.frontend_blocked = True
@@ -363,7 +365,9 @@ class GatedSession(Session):
         self.backend_blocked = True
         self.frontend_blocked = True
         self._ending = True
-        self.actions.append(EndWrite(self._mark, pipeline.executing > own, self._mark_tables))
+        again = pipeline.executing > own
+        refused = self.observer.refused and self._announced == 1 and not again
+        self.actions.append(EndWrite(self._mark, again, self._mark_tables, refused))
         return True
 
     def unmarked(self, mark: object | None, now_s: float) -> None:
@@ -376,6 +380,7 @@ class GatedSession(Session):
         self._mark = mark
         if mark is None:
             self._mark_tables = _NO_TABLES
+            self._announced = 0
         self.backend_blocked = False
         self.frontend_blocked = False
         self._released = True

@@ -39,7 +39,7 @@ MAX_SKIPPED: Final = 100
 class Observer(Ledger):
     """Follows one session. `outcomes` collects what ended; the session takes it."""
 
-    __slots__ = ("_closing", "_failed", "_recognise", "_skipped", "_syncs", "context", "statements")
+    __slots__ = ("_closing", "_failed", "_recognise", "_skipped", "_syncs", "context", "refused", "statements")
 
     def __init__(self, info: SessionInfo, recognise: Recogniser, context: Context | None) -> None:
         super().__init__(info)
@@ -47,6 +47,8 @@ class Observer(Ledger):
         """None where nobody needs it followed: without a cache."""
         self._recognise = recognise
         self.statements = Statements()
+        self.refused = False
+        """Since the last ReadyForQuery the server refused one statement as no SQL, outside of a transaction block."""
         self._failed = False  # an error came since the last ReadyForQuery
         self._syncs = 1  # sent, and one, so that none has the number 0
         self._closing = 0  # Close of a known statement, sent and not answered
@@ -319,10 +321,9 @@ class Observer(Ledger):
 
     def _failed_effects(self, statement: Statement) -> None:
         """What failed has done nothing to the session, unless it could commit before it failed."""
-        if self.context is not None and statement.sequence in self.unknown_effect:
-            words = statement.recognised.bare.split(None, 1)
-            if not words or words[0].upper() in ("CALL", "DO"):
-                self.context.distrust("a procedure that failed")
+        unknown = statement.sequence in self.unknown_effect
+        if self.context is not None and unknown and _first_word(statement) in _COMMITTING:
+            self.context.distrust("a procedure that failed")
 
     def _block(self, tag: str, statement: Statement) -> None:
         """A transaction block began or ended. ReadyForQuery says so too, but in a pipeline it may come much later."""
@@ -348,11 +349,14 @@ class Observer(Ledger):
         elif self.status == TransactionStatus.IDLE:
             self._begin()  # COMMIT AND CHAIN
         self._failed = False
+        self.refused = False
         self.status = status
 
     def _error(self, sqlstate: str, received_s: float, delivered_s: float) -> None:
         self._failed = True
         failed = self.pipeline.fail()
+        if sqlstate == _SYNTAX_ERROR and self.status == TransactionStatus.IDLE and failed:
+            self.refused = len(failed[0].statements) == 1 and _first_word(failed[0].statements[0]) not in _COMMITTING
         for number in range(len(failed) - 1, -1, -1):  # the last first: each remembers what it found
             self._undo(failed[number], skipped=number > 0)
             if failed[number].kind == Kind.CLOSE and failed[number].previous is not None:
@@ -383,6 +387,17 @@ class Observer(Ledger):
             self.context.reported(name, value)
         if name == "application_name":
             self.info.application_name = value
+
+
+_SYNTAX_ERROR: Final = "42601"
+
+_COMMITTING: Final = frozenset({"", "CALL", "DO"})
+"""First words of statements that may commit before they fail; "" stands for those of which nobody saw the text."""
+
+
+def _first_word(statement: Statement) -> str:
+    words = statement.recognised.bare.split(None, 1)
+    return words[0].upper() if words else ""
 
 
 _KNOWN: Final = frozenset(
