@@ -15,7 +15,7 @@ from typing import Final
 from pgloupe_rules import words
 from pgloupe_rules.folds import cast_end
 from pgloupe_rules.parentheses import without_parentheses, without_query_parentheses
-from pgloupe_rules.tok import CONST, KEY, NAME, RAW, Tok
+from pgloupe_rules.tok import CONST, KEY, NAME, OPERAND_KEYS, RAW, Tok
 
 
 def digest(text: str) -> str:
@@ -241,25 +241,7 @@ _ENDS_LIST: Final = frozenset(
     ]
 )
 
-_ENDS_OPERAND: Final = frozenset(
-    [
-        "END",
-        "NULL",
-        "TRUE",
-        "FALSE",
-        "CURRENT_CATALOG",
-        "CURRENT_DATE",
-        "CURRENT_ROLE",
-        "CURRENT_TIME",
-        "CURRENT_TIMESTAMP",
-        "CURRENT_USER",
-        "LOCALTIME",
-        "LOCALTIMESTAMP",
-        "SESSION_USER",
-        "USER",
-        "CURRENT_SCHEMA",
-    ]
-)
+_ENDS_OPERAND: Final = OPERAND_KEYS | {"TRUE", "FALSE"}
 
 
 def _aliases(toks: list[Tok]) -> list[Tok]:

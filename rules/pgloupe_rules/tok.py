@@ -42,7 +42,7 @@ def is_unary(out: list[Tok], at: int) -> bool:
     if before.kind == OPERATOR:
         return before.text != "*" or at < 2 or not (out[at - 2].text == "." or _unary_star(out, at - 1))
     if before.kind == KEY:
-        return before.text not in _OPERAND_KEYS
+        return before.text not in OPERAND_KEYS
     return before.kind == PUNCTUATION and before.text not in (")", "]")
 
 
@@ -50,7 +50,7 @@ def _unary_star(out: list[Tok], at: int) -> bool:
     return at > 0 and out[at - 1].text in ("SELECT", "(", ",")
 
 
-_OPERAND_KEYS: Final = frozenset(
+OPERAND_KEYS: Final = frozenset(
     [
         "END",
         "NULL",
