@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import threading
 import time
@@ -166,16 +167,20 @@ class App:
         """Listen. Raises SettingsError where the port cannot be taken."""
         if self.cache is not None:
             await self.cache.start()
-            _log.info("cache: dependencies of tables are %s", self.cache.dependencies.mode)
+            if self.cache.dependencies.mode == "coarse":
+                _log.warning("cache: the server's catalogs cannot be read, so every write invalidates every answer")
+            else:
+                _log.info("cache: views, partitions, cascades and triggers are followed by the server's catalogs")
+        elif self.settings.cache_redis is not None:
+            _log.warning("cache: there is no [[cache.allow]] rule, so nothing is cached and Redis is not used")
         try:
             address = await self.listener.start(self.settings.listen)
         except OSError as error:
             if self.cache is not None:
                 await self.cache.stop()
             reason = (error.strerror or str(error)).lower()
-            raise SettingsError(
-                f"--listen {self.settings.listen}: {reason}; choose another port, or 0 for any"
-            ) from None
+            hint = "; choose another port, or 0 for any" if error.errno == errno.EADDRINUSE else ""
+            raise SettingsError(f"--listen {self.settings.listen}: {reason}{hint}") from None
         self._ticker = self._tasks.spawn(self._tick())
         return address
 

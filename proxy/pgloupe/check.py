@@ -42,6 +42,8 @@ class Plan:
     fail_on: str | None
     variables: tuple[str, ...]
     show_values: bool
+    slow_findings: bool = False
+    """Slow statements are findings: someone asked for a limit on the command line."""
 
 
 def failing_rules(text: str | None) -> frozenset[str]:
@@ -84,7 +86,7 @@ def environment(
             parse_upstream(url)
         except ValueError as error:
             raise SettingsError(f"{name}: {error}") from None
-        out[name] = rewrite(url, address)
+        out[name] = rewrite(url, address, upstream)
     return out
 
 
@@ -107,7 +109,7 @@ async def _run_command(command: tuple[str, ...], env: dict[str, str]) -> int:
 
 
 async def _check(settings: Settings, plan: Plan) -> tuple[int, dict[str, Any]]:
-    app = App(settings, lambda _line: None, slow_findings=settings.slow_ms_given)
+    app = App(settings, lambda _line: None, slow_findings=plan.slow_findings)
     address = await app.start()
     try:
         env = environment(os.environ, settings.upstream, address, plan.variables)
@@ -124,23 +126,30 @@ async def _check(settings: Settings, plan: Plan) -> tuple[int, dict[str, Any]]:
 def check(settings: Settings, plan: Plan) -> int:
     """Run the plan. Gives the exit code. Raises SettingsError where something is wrong with it."""
     failing = failing_rules(plan.fail_on)
-    if plan.output is not None:
+    output = None if plan.output == "-" else plan.output
+    if output is not None:
         try:
-            Path(plan.output).write_text("", encoding="utf-8")
+            Path(output).write_text("", encoding="utf-8")
         except OSError as error:
             raise SettingsError(f"--output {plan.output}: {(error.strerror or str(error)).lower()}") from None
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         code, report = runner.run(_check(settings, plan))
-    if plan.output is None:
+    if output is None:
         sys.stdout.flush()
         render(report, plan.format, sys.stdout)
+        sys.stdout.flush()
     else:
-        with Path(plan.output).open("w", encoding="utf-8") as stream:
+        with Path(output).open("w", encoding="utf-8") as stream:
             render(report, plan.format, stream)
         count = len(report["findings"])
         sys.stderr.write(
             f"pgloupe: {count} finding{'' if count == 1 else 's'} in {report['statements']} statements; "
-            f"the report is in {plan.output}\n"
+            f"the report is in {output}\n"
+        )
+    if not report["statements"]:
+        sys.stderr.write(
+            "pgloupe: no statement came through the proxy, so nothing was checked: does the command use DATABASE_URL or "
+            "PGHOST and PGPORT from its environment? --env NAME rewrites further variables\n"
         )
     if code:
         return code

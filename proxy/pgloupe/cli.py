@@ -80,10 +80,10 @@ def serve(config: str | None, report: str | None, **flags: Any) -> None:
     sys.exit(run(load(_keys(flags), os.environ, config), report))
 
 
-@cli.command(context_settings={"ignore_unknown_options": True})
+@cli.command(context_settings={"allow_interspersed_args": False})
 @_settings_options
 @click.option("--format", "form", type=click.Choice(FORMATS), default="text", show_default=True, help="Of the report.")
-@click.option("--output", metavar="FILE", help="Where the report goes; standard output by default.")
+@click.option("--output", metavar="FILE", help="Where the report goes; standard output by default, or as -.")
 @click.option("--fail-on", metavar="RULES", help="Rules that fail the check, with commas between; all by default.")
 @click.option("--env", "variables", metavar="NAME", multiple=True, help="Rewrite this variable like DATABASE_URL.")
 @click.option("--show-values", is_flag=True, help="Show statements as sent, with their values.")
@@ -112,7 +112,8 @@ def check(
     if keys["upstream"] is None and not os.environ.get("PGLOUPE_UPSTREAM"):
         keys["upstream"] = os.environ.get("DATABASE_URL") or None
     settings = load({**keys, "listen": "127.0.0.1:0"}, os.environ, config)
-    sys.exit(run(settings, Plan(command, form, output, fail_on, variables, show_values)))
+    asked = flags["slow_ms"] is not None  # a limit for the slow log of `serve` must not fail a check
+    sys.exit(run(settings, Plan(command, form, output, fail_on, variables, show_values, asked)))
 
 
 @cli.command()
@@ -142,9 +143,12 @@ def fingerprint(sql: str | None) -> None:
         templates = "; ".join(" ".join(item.template.text.split()) for item in found)
         return f"{joined if found else '0' * 16}\t{templates}"
 
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a JSON string may hold half a character
     if sql is not None:
         for item in recognise(sql):
             click.echo(line_of((item,)))
+        if not recognise(sql):
+            click.echo(line_of(()))
         return
     if sys.stdin.isatty():
         raise click.UsageError("no SQL: give a statement, or JSON strings on standard input, one a line")
@@ -171,6 +175,9 @@ def main() -> None:
         cli.main(prog_name="pgloupe", standalone_mode=False)
     except click.exceptions.Exit as error:
         sys.exit(error.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        sys.exit(2)
     except click.UsageError as error:
         where = f" {error.ctx.info_name}" if error.ctx is not None and error.ctx.parent is not None else ""
         click.echo(f"pgloupe{where}: {error.format_message()}\nTry 'pgloupe{where} --help'.", err=True)
@@ -184,5 +191,14 @@ def main() -> None:
         click.echo(f"pgloupe: {error}", err=True)
         sys.exit(1)
     except BrokenPipeError:
-        sys.stderr.close()
+        _give_up_stdout()
         sys.exit(1)
+    except OSError as error:
+        click.echo(f"pgloupe: cannot write the output: {(error.strerror or str(error)).lower()}", err=True)
+        _give_up_stdout()
+        sys.exit(2)
+
+
+def _give_up_stdout() -> None:
+    """Nobody takes what is still to be written; the interpreter would try once more at its end, and complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

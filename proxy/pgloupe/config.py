@@ -39,8 +39,6 @@ class Settings:
     upstream: Upstream
     listen: Address
     slow_ms: float
-    slow_ms_given: bool
-    """Someone asked for this limit: `check` then reports slow queries as findings."""
     slow_log_parameters: bool
     threshold: int
     connect_timeout_s: float
@@ -221,7 +219,6 @@ def settings(
     """
     flat, allow = _flatten(values, origin)
     chosen: dict[str, Any] = {}
-    given: set[str] = set()
     for option in OPTIONS:
         for value, source in (
             ((flags or {}).get(option.key), "--" + option.key.split(".")[-1].replace("_", "-")),
@@ -229,7 +226,6 @@ def settings(
             (flat.get(option.key), f"{origin}: {option.key}"),
         ):
             if value is not None:
-                given.add(option.key)
                 try:
                     chosen[option.key] = option.parse(value)
                 except ValueError as error:
@@ -251,7 +247,6 @@ def settings(
         upstream=chosen["upstream"],
         listen=chosen["listen"],
         slow_ms=chosen["slow_ms"],
-        slow_ms_given="slow_ms" in given,
         slow_log_parameters=chosen["slow_log_parameters"],
         threshold=chosen["n_plus_one.threshold"],
         connect_timeout_s=chosen["connect_timeout_s"],

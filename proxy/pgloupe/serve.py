@@ -21,7 +21,7 @@ from pgloupe.app import App
 from pgloupe.config import Settings
 from pgloupe.errors import SettingsError
 from pgloupe.report.model import Report
-from pgloupe.report.wording import headline
+from pgloupe.report.wording import headline, plural
 from pgloupe.urls import proxy_url
 from pgloupe_rules.types import Finding
 
@@ -82,7 +82,13 @@ async def _serve(settings: Settings, report: str | None) -> None:
     if report is not None:
         text = json.dumps(app.report(), indent=2)
         await asyncio.to_thread(Path(report).write_text, text + "\n", encoding="utf-8")
-    _log.info("%d statements in %d sessions", app.statements, app.sessions)
+    _log.info("%s in %s", plural(app.statements, "statement"), plural(app.sessions, "session"))
+    figures = app.cache_statistics()
+    if figures:
+        _log.info(
+            "cache: %d hits, %d misses, %d not looked up; %d answers stored, %d writes seen",
+            *(figures[name] for name in ("hits", "misses", "bypasses", "fills", "writes")),
+        )
 
 
 def serve(settings: Settings, report: str | None) -> int:

@@ -104,16 +104,32 @@ def _shown(text: str) -> str:
     return f"{head.partition(':')[0]}:…@{tail}" if at else text
 
 
-def rewrite(url: str, address: Address) -> str:
-    """`url` pointing at `address`, with its scheme, driver suffix, user, password, database and parameters kept."""
+def rewrite(url: str, address: Address, upstream: Upstream | None = None) -> str:
+    """`url` pointing at `address`, with its scheme, driver suffix and parameters kept.
+
+    User, password and database are those of `upstream`, which says where the data are; its own where that names none.
+    """
     scheme, _, rest = url.partition("://")
     parts = urlsplit("postgres://" + rest)
     userinfo = parts.netloc.rpartition("@")[0]
+    path = parts.path
+    if upstream is not None:
+        userinfo = _userinfo(userinfo, upstream)
+        path = "/" + quote(upstream.database, safe="") if upstream.database else path
     query = "&".join(
         item for item in parts.query.split("&") if item and item.split("=")[0] not in ("host", "port", "hostaddr")
     )
-    out = f"{scheme}://{userinfo + '@' if userinfo else ''}{address}{parts.path}"
+    out = f"{scheme}://{userinfo + '@' if userinfo else ''}{address}{path}"
     return out + (f"?{query}" if query else "")
+
+
+def _userinfo(own: str, upstream: Upstream) -> str:
+    name, _, password = own.partition(":")
+    if upstream.user and upstream.user != unquote(name):
+        name, password = quote(upstream.user, safe=""), ""
+    if upstream.password is not None:
+        password = quote(upstream.password, safe="")
+    return f"{name}:{password}" if password else name
 
 
 def proxy_url(upstream: Upstream, address: Address, *, password: bool) -> str:

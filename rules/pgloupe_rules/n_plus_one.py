@@ -32,7 +32,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final, final
 from uuid import UUID
 
-from pgloupe_rules.record import Record, Repeats, Run, is_catalog, single, verb_of
+from pgloupe_rules.record import Record, Repeats, Run, is_catalog, sample_of, single, verb_of
 from pgloupe_rules.shape import shape_of
 from pgloupe_rules.types import Child, Confidence, Finding, Outcome, Parent, Severity, Shape
 from pgloupe_rules.value_flow import (
@@ -312,5 +312,5 @@ def _finding(
         avoidable_round_trips=count - 1,
         parent=parent,
         child=Child(number, subject.columns[number]),
-        samples=list(subject.repeats.samples),
+        samples=[sample_of(item) for item in subject.repeats.samples],
     )

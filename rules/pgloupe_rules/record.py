@@ -14,6 +14,19 @@ from typing import Final, NamedTuple, final
 
 from pgloupe_rules.types import Outcome, Statement, Status, Template, Value
 
+MAX_SAMPLE_VALUE_CHARS: Final = 200
+
+
+def sample_of(statement: Statement) -> str:
+    """The statement as sent, cut where it is long; behind it, in a comment, the values of its parameters."""
+    text = statement.query_string[:MAX_SAMPLE_CHARS]
+    if statement.simple:
+        return text
+    values = statement.values()
+    shown = ", ".join(f"${number} = {str(value)[:MAX_SAMPLE_VALUE_CHARS]}" for number, value in enumerate(values, 1))
+    return f"{text} -- {shown[:MAX_SAMPLE_CHARS]}" if shown else text
+
+
 MAX_TEMPLATES: Final = 512
 """Templates counted in one unit of work. When there are more, those seen once are forgotten."""
 MAX_RUNS: Final = 512
@@ -143,7 +156,7 @@ class Repeats:
         self.last_kept = False
         self.sequence = 0
         """Number of the last statement: a portal that is fetched on gives another outcome of the same statement."""
-        self.samples: list[str] = []
+        self.samples: list[Statement] = []
 
 
 @final
@@ -230,7 +243,7 @@ class Record:
         repeats.count += 1
         repeats.last_counted = True
         if len(repeats.samples) < MAX_SAMPLES:
-            repeats.samples.append(statement.query_string[:MAX_SAMPLE_CHARS])
+            repeats.samples.append(statement)
         runs = repeats.runs
         if len(runs) >= MAX_RUNS or self._kept_runs >= MAX_RUNS_IN_ALL:
             return

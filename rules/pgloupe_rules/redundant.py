@@ -27,7 +27,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import Final, final
 
-from pgloupe_rules.record import Record, Repeats, Run, Write, is_catalog, verb_of
+from pgloupe_rules.record import Record, Repeats, Run, Write, is_catalog, sample_of, verb_of
 from pgloupe_rules.shape import shape_of
 from pgloupe_rules.types import Confidence, Finding, Outcome, Severity, Shape, Value
 
@@ -182,5 +182,5 @@ def _finding(repeats: Repeats, shape: Shape, runs: list[Run]) -> Finding:
         distinct_params=1,
         total_ms=sum(run.server_s for run in runs) * 1000.0,
         avoidable_round_trips=count - 1,
-        samples=list(repeats.samples),
+        samples=[sample_of(item) for item in repeats.samples],
     )

@@ -20,13 +20,13 @@ from __future__ import annotations
 
 from typing import Final, final
 
+from pgloupe_rules.record import sample_of
 from pgloupe_rules.shape import shape_of
 from pgloupe_rules.types import Confidence, Finding, Outcome, Severity, Status, Template
 
 MAX_TEMPLATES: Final = 256
 """Slow templates kept for one unit of work."""
 MAX_SAMPLES: Final = 3
-MAX_SAMPLE_CHARS: Final = 2000
 
 _NOT_RUN: Final = frozenset({Status.EMPTY, Status.SKIPPED})
 
@@ -68,7 +68,7 @@ class SlowQuery:
         slow.count += 1
         slow.total_s += outcome.server_s
         if len(slow.samples) < MAX_SAMPLES:
-            slow.samples.append(outcome.statement.query_string[:MAX_SAMPLE_CHARS])
+            slow.samples.append(sample_of(outcome.statement))
 
     def close(self, state: dict[str, _Slow]) -> list[Finding]:
         """The unit of work is over: what was slow in it."""

@@ -29,7 +29,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import final
 
-from pgloupe_rules.record import DEFINITIONS, Record, Repeats, Run, is_catalog, verb_of
+from pgloupe_rules.record import DEFINITIONS, Record, Repeats, Run, is_catalog, sample_of, verb_of
 from pgloupe_rules.shape import shape_of
 from pgloupe_rules.types import Child, Confidence, Finding, Outcome, Parent, Severity, Shape, Value
 from pgloupe_rules.value_flow import (
@@ -203,5 +203,5 @@ def _finding(
         avoidable_round_trips=count - 1,
         parent=parent,
         child=child,
-        samples=list(repeats.samples),
+        samples=[sample_of(item) for item in repeats.samples],
     )

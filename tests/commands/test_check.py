@@ -6,6 +6,7 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import psycopg
 import pytest
@@ -102,22 +103,70 @@ def test_rules_that_do_not_fail_are_reported_all_the_same(blog: str, tmp_path: P
 
 
 def test_a_database_url_keeps_its_scheme_driver_and_parameters(blog: str, tmp_path: Path) -> None:
-    code = (
-        "import os; print(os.environ['DATABASE_URL'], os.environ['OTHER'], os.environ['PGPORT'], os.environ['PGUSER'])"
-    )
+    code = "import os; print(os.environ['DATABASE_URL'], os.environ['PGPORT'], os.environ['PGUSER'])"
     given = blog.replace("postgresql://", "postgresql+asyncpg://") + "?application_name=shop&x=1"
-    other = "postgres://u:p@elsewhere:9/db2"
+    done = pgloupe("check", "--", sys.executable, "-c", code, environ={"DATABASE_URL": given}, cwd=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    url, port, user = done.stdout.splitlines()[0].split()
+    credentials, _, tail = given.rpartition("@")
+    assert unquote(url) == unquote(f"{credentials}@127.0.0.1:{port}/{tail.partition('/')[2]}")
+    assert user == credentials.partition("://")[2].partition(":")[0]
+
+
+def test_the_upstream_says_which_server_user_and_database_and_the_variables_how_that_is_spelled(tmp_path: Path) -> None:
+    code = "import os; print(os.environ['DATABASE_URL'], os.environ['OTHER'], os.environ['PGPORT'])"
     done = pgloupe(
-        *("check", "--env", "OTHER", "--", sys.executable, "-c", code),
-        environ={"DATABASE_URL": given, "OTHER": other},
+        *("check", "--upstream", "postgres://app:s%40fe@db:5432/shop", "--env", "OTHER"),
+        *("--", sys.executable, "-c", code),
+        environ={"DATABASE_URL": "postgresql+psycopg://u:p@elsewhere/prod?x=1", "OTHER": "postgres://nobody@x:9/y"},
         cwd=str(tmp_path),
     )
     assert done.returncode == 0, done.stderr
-    url, rewritten, port, user = done.stdout.splitlines()[0].split()
-    credentials, _, tail = given.rpartition("@")
-    assert url == f"{credentials}@127.0.0.1:{port}/{tail.partition('/')[2]}"
-    assert rewritten == f"postgres://u:p@127.0.0.1:{port}/db2"
-    assert user == credentials.partition("://")[2].partition(":")[0]
+    url, other, port = done.stdout.splitlines()[0].split()
+    assert url == f"postgresql+psycopg://app:s%40fe@127.0.0.1:{port}/shop?x=1"
+    assert other == f"postgres://app:s%40fe@127.0.0.1:{port}/shop"
+
+
+def test_a_command_that_never_reached_the_proxy_is_said(blog: str, tmp_path: Path) -> None:
+    done, report = run(blog, tmp_path, command=[sys.executable, "-c", "print('hello')"])
+    assert done.returncode == 0
+    assert report["statements"] == 0
+    assert "no statement came through the proxy" in done.stderr
+
+
+def test_a_limit_for_the_slow_log_fails_no_check_but_one_on_the_command_line_does(blog: str, tmp_path: Path) -> None:
+    config = tmp_path / "pgloupe.toml"
+    config.write_text("slow_ms = 0\n")
+    command = [sys.executable, PROGRAM, "psycopg", "joined"]
+    done, report = run(blog, tmp_path, "--config", str(config), command=command)
+    assert (done.returncode, report["findings"]) == (0, [])
+    done, report = run(blog, tmp_path, "--slow-ms", "0", command=command)
+    assert done.returncode == 1
+    assert {finding["rule"] for finding in report["findings"]} == {"slow_query"}
+
+
+def test_a_report_goes_to_standard_output_as_a_dash_and_options_behind_the_command_are_its_own(blog: str) -> None:
+    command = [sys.executable, PROGRAM, "psycopg", "joined"]
+    done = pgloupe("check", "--upstream", blog, "--format", "json", "--output", "-", *command)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout.partition("\n")[2])["findings"] == []
+    code = "import sys; print(sys.argv[1:])"
+    done = pgloupe("check", "--upstream", blog, sys.executable, "-c", code, "--output", "x")
+    assert done.stdout.splitlines()[0] == "['--output', 'x']"
+
+
+def test_a_full_disk_is_one_sentence(blog: str) -> None:
+    done = pgloupe(
+        "check", "--upstream", blog, "--output", "/dev/full", "--", sys.executable, PROGRAM, "psycopg", "lazy"
+    )
+    assert done.returncode == 2
+    assert "no space left" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_values_of_parameters_are_shown_behind_the_statement(blog: str, tmp_path: Path) -> None:
+    _, shown = run(blog, tmp_path, "--show-values", command=[sys.executable, PROGRAM, "asyncpg", "lazy"])
+    assert "SELECT id, body FROM remark WHERE post_id = $1 -- $1 = 7013" in shown["findings"][0]["samples"]
 
 
 def test_values_are_shown_on_request_only(blog: str, tmp_path: Path) -> None:
@@ -141,6 +190,7 @@ def test_values_are_shown_on_request_only(blog: str, tmp_path: Path) -> None:
         (["--upstream", "postgres://u@h/db?sslmode=require"], ["--upstream", "sslmode=require"]),
         ([], ["no upstream", "--upstream", "PGLOUPE_UPSTREAM"]),
         (["--upstream", "postgres://u@h/db", "--format", "xml"], ["--format", "xml"]),
+        (["--upstream", "postgres://u@h/db", "--ouput", "r.json"], ["--ouput", "--output"]),
     ],
 )
 def test_bad_input_is_one_sentence_and_exit_code_2(tmp_path: Path, arguments: list[str], words: list[str]) -> None:

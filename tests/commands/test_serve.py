@@ -170,6 +170,12 @@ def test_fingerprint_prints_fingerprint_and_template() -> None:
     assert rows[2] == ["0" * 16, ""]
 
 
+def test_half_a_character_in_a_json_string_ends_nothing() -> None:
+    done = pgloupe("fingerprint", stdin='"SELECT \\ud800"\n"SELECT 1"\n')
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[1].endswith("\tSELECT $1")
+
+
 def test_a_line_that_is_no_json_string_is_named_and_the_others_are_answered() -> None:
     done = pgloupe("fingerprint", stdin='"SELECT 1"\nSELECT 2\n"SELECT 3"\n')
     assert done.returncode == 2

@@ -189,11 +189,11 @@ def test_route_tags_are_in_the_finding_and_trace_ids_are_not() -> None:
     assert finding.tags == {"route": ["/visits"]}
 
 
-def test_samples_are_query_strings_as_sent_and_few() -> None:
+def test_samples_are_a_few_query_strings_as_sent_with_the_values_of_their_parameters() -> None:
     player = Player(Engine(Settings()))
     loop(player)
     (finding,) = player.close()
-    assert finding.samples == ["SELECT name FROM doctor WHERE id = $1"] * 3
+    assert finding.samples == [f"SELECT name FROM doctor WHERE id = $1 -- $1 = {doctor}" for doctor in DOCTORS[:3]]
 
 
 @pytest.mark.parametrize(

@@ -85,10 +85,13 @@ def main(*, as_json: bool) -> int:
 
 @contextlib.contextmanager
 def _ending_in_order() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP unwind the stack, as Ctrl-C does, so that everything is cleaned up."""
+    """Let SIGTERM and SIGHUP unwind the stack by the way of Ctrl-C, which asyncio knows how to take in the middle of its
+    work, so that everything is cleaned up."""
+    came: list[int] = []
 
     def leave(number: int, _frame: FrameType | None) -> None:
-        raise SystemExit(128 + number)
+        came.append(number)
+        signal.raise_signal(signal.SIGINT)
 
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -96,6 +99,10 @@ def _ending_in_order() -> Iterator[None]:
     before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
+    except KeyboardInterrupt:
+        if came:
+            raise SystemExit(128 + came[0]) from None
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -270,13 +270,6 @@ class Link:
             backend.write(build_terminate())
         self._close()
 
-    def abort(self) -> None:
-        """Drop both connections with what is still to be written."""
-        self._frontend.abort()
-        if self._backend is not None:
-            self._backend.abort()
-        self._close()
-
     def _end_backend(self) -> None:
         if self._backend is not None and not self._backend.is_closing():
             self._backend.write_eof()

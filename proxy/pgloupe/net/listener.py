@@ -34,6 +34,9 @@ BACKLOG: Final = 1024
 POLL_S: Final = 0.05
 """How often a drain looks whether sessions have become idle."""
 
+GOODBYE_S: Final = 1.0
+"""How long clients that do not read are waited for at the end."""
+
 SHUTDOWN: Final = "terminating connection due to administrator command"
 
 
@@ -174,6 +177,11 @@ class Frontend(asyncio.Protocol):
         elif self._transport is not None:
             self._transport.close()
 
+    def abort(self) -> None:
+        """Drop the connection with what is still to be written."""
+        if self._transport is not None:
+            self._transport.abort()
+
     def _link_closed(self) -> None:
         if self._transport is None or not self._transport.get_write_buffer_size():
             self._forget()
@@ -241,6 +249,11 @@ class Listener:
         for frontend in list(self.frontends):
             frontend.end(ShuttingDown(SHUTDOWN))
         await self.tasks.close()
+        deadline = clock() + GOODBYE_S
+        while self.frontends and clock() < deadline:  # noqa: ASYNC110 (until what they were told is written)
+            await asyncio.sleep(0.01)
+        for frontend in list(self.frontends):
+            frontend.abort()
         await asyncio.sleep(0)  # let the transports say that they are closed
 
     def _close_port(self) -> None:
