@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import errno
 import logging
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -45,6 +46,14 @@ _log = logging.getLogger("pgloupe")
 
 _NO_TABLES: Final[frozenset[str]] = frozenset()
 
+_DEFAULTS: Final = re.compile(
+    r"ALTER\s+(ROLE|USER|DATABASE|SYSTEM)\b|SELECT.*pg_reload_conf", re.IGNORECASE | re.DOTALL
+)
+"""Statements that change the settings with which sessions begin."""
+
+_REPLICATION: Final = (["IDENTIFY_SYSTEM"], ["START_REPLICATION"], ["READ_REPLICATION_SLOT"], ["TIMELINE_HISTORY"])
+"""Commands of the streaming replication protocol that change no table."""
+
 TICK_S: Final = 1.0
 """How often units of work that went silent are closed."""
 
@@ -73,6 +82,7 @@ class App:
         self.sessions = 0
         self.cache: Cache | None = None
         self._tasks = Tasks()
+        self._defaults = 0
         self._started_s = time.monotonic()
         self._ticker: asyncio.Task[Any] | None = None
         self._rules = CacheRules(tuple(_allow_rule(rule) for rule in settings.cache_allow))
@@ -109,9 +119,12 @@ class App:
             raise SettingsError(f"cache.redis: {error}") from None
 
     def _make_session(self, info: SessionInfo, startup: dict[str, str]) -> Session:
-        if self.cache is None or startup.get("replication", "false") not in ("false", "off", "no", "0"):
+        if self.cache is None:
             return Session(info, self.recognition)
-        return GatedSession(info, self.recognition, Context(startup), self)
+        context = Context(startup, str(self._defaults))
+        if "replication" in startup:
+            context.distrust("a replication connection")
+        return GatedSession(info, self.recognition, context, self)
 
     # --- what the gate asks ---
 
@@ -125,6 +138,8 @@ class App:
             return _NO_TABLES
         if effect.kind is EffectKind.TABLES:
             return effect.tables
+        if recognised.bare.split(None, 1)[:1] in _REPLICATION:
+            return _NO_TABLES
         known = self.cache is not None and self.cache.dependencies.harmless(effect.functions, database)
         return effect.tables if effect.functions and known else None
 
@@ -132,8 +147,21 @@ class App:
         """It may change what a session is: it calls something that nobody knows, or nobody understands it, or it sets by a
         function what SET sets by a statement."""
         return effect_of(recognised).kind is EffectKind.EVERYTHING or (
-            "set_config" in recognised.template.text and sets_by_function(recognised.bare)
+            (
+                "set_config" in recognised.template.text
+                and sets_by_function(recognised.bare, recognised.template.text.count("set_config"))
+            )
+            or 'U&"' in recognised.bare.upper()
         )
+
+    def defaults_change(self, recognised: Recognised) -> bool:
+        if _DEFAULTS.match(recognised.bare) is None:
+            return False
+        self.defaults_changed()
+        return True
+
+    def defaults_changed(self) -> None:
+        self._defaults += 1
 
     # --- what the sessions report ---
 

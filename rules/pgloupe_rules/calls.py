@@ -35,21 +35,16 @@ _NO_CALLS: Final = frozenset(
         "ARRAY",
         "AS",
         "BETWEEN",
-        "BY",
         "CHECK",
-        "CONFLICT",
-        "CUBE",
         "DISTINCT",
         "ELSE",
         "EXCEPT",
         "EXISTS",
-        "FILTER",
         "FROM",
         "GROUP",
         "GROUPING",
         "HAVING",
         "IN",
-        "INSERT",
         "INTERSECT",
         "INTO",
         "IS",
@@ -59,24 +54,17 @@ _NO_CALLS: Final = frozenset(
         "LIKE",
         "ILIKE",
         "LIMIT",
-        "MATERIALIZED",
         "NOT",
         "OFFSET",
         "ON",
         "ONLY",
         "OR",
         "ORDER",
-        "OVER",
-        "PARTITION",
         "PRIMARY",
         "REFERENCES",
         "RETURNING",
-        "ROLLUP",
         "ROW",
-        "ROWS",
         "SELECT",
-        "SET",
-        "SETS",
         "SIMILAR",
         "SOME",
         "TABLE",
@@ -90,17 +78,41 @@ _NO_CALLS: Final = frozenset(
         "WHERE",
         "WINDOW",
         "WITH",
-        "WITHIN",
         "CASE",
         "END",
         "NULL",
-        "ESCAPE",
         "VARIADIC",
         "CROSS",
         "DO",
-        "COPY",
     ]
 )
+
+
+_AFTER: Final[dict[str, frozenset[str]]] = {
+    "BY": frozenset({"GROUP", "ORDER", "PARTITION"}),
+    "CONFLICT": frozenset({"ON"}),
+    "CUBE": frozenset({"BY"}),
+    "FILTER": frozenset({")"}),
+    "MATERIALIZED": frozenset({"AS", "NOT"}),
+    "OVER": frozenset({")"}),
+    "ROLLUP": frozenset({"BY"}),
+    "SETS": frozenset({"GROUPING"}),
+    "WITHIN": frozenset({")"}),
+}
+"""Words that are no calls behind these; PostgreSQL does not reserve them, so elsewhere they may be names of functions."""
+
+
+def _is_syntax(toks: list[Tok], index: int) -> bool:
+    """Whether the key word in front of a parenthesis belongs to the statement's own syntax."""
+    word = toks[index].text
+    if word in _NO_CALLS:
+        return True
+    if index == 0:
+        return word == "COPY"
+    before = toks[index - 1]
+    if word == "SET":
+        return before.kind == NAME or before.text == "UPDATE"
+    return before.text in _AFTER.get(word, frozenset())
 
 
 def functions(toks: list[Tok]) -> tuple[str, ...]:
@@ -113,7 +125,7 @@ def functions(toks: list[Tok]) -> tuple[str, ...]:
         following = toks[index + 1].text if index + 1 < len(toks) else ""
         before = toks[index - 1].text if index else ""
         if tok.kind == KEY:
-            if tok.text in _NILADIC or (following == "(" and tok.text not in _NO_CALLS):
+            if tok.text in _NILADIC or (following == "(" and not _is_syntax(toks, index)):
                 out[tok.text.lower()] = None
             elif tok.text == "ZONE" and index > 1 and toks[index - 2].text == "AT":
                 out["timezone"] = None
@@ -136,23 +148,16 @@ def _unquoted(name: str) -> str:
 
 
 def _is_cte_head(toks: list[Tok], at: int) -> bool:
-    """Whether the parentheses that open at `at` are followed by `AS (SELECT`: the columns of a CTE."""
-    depth = 0
-    for index in range(at, len(toks)):
+    """Whether the parentheses that open at `at` are followed by `AS (SELECT`: the columns of a CTE. They hold names only,
+    so the search ends at the next parenthesis of either kind."""
+    for index in range(at + 1, len(toks)):
         text = toks[index].text
         if text == "(":
-            depth += 1
-        elif text == ")":
-            depth -= 1
-            if depth == 0:
-                tail = [tok.text for tok in toks[index + 1 : index + 6]]
-                if not tail or tail[0] != "AS":
-                    return False
-                tail = [text for text in tail[1:] if text not in ("NOT", "MATERIALIZED")]
-                return len(tail) > 1 and tail[0] == "(" and tail[1] in (BODIES | {"WITH", "("})
-        elif text in _NESTED_QUERY:
             return False
+        if text == ")":
+            tail = [tok.text for tok in toks[index + 1 : index + 6]]
+            if not tail or tail[0] != "AS":
+                return False
+            tail = [text for text in tail[1:] if text not in ("NOT", "MATERIALIZED")]
+            return len(tail) > 1 and tail[0] == "(" and tail[1] in (BODIES | {"WITH", "("})
     return False
-
-
-_NESTED_QUERY: Final = frozenset({"SELECT", "FROM"})

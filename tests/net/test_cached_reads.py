@@ -408,6 +408,80 @@ def test_revoke_ends_the_answers(proxy: Proxy, postgres: Postgres, catalogue: st
                 changed(reader)
 
 
+def test_rows_of_a_statement_that_was_described_before_a_ddl_are_not_those_after_it(proxy: Proxy) -> None:
+    query = "SELECT * FROM author WHERE id = $1"
+
+    async def program() -> None:
+        old, new = await asyncpg.connect(proxy.url), await asyncpg.connect(proxy.url)
+        try:
+            assert [tuple(row) for row in await old.fetch(query, 3)] == [(3, "author 3")]
+            await new.execute("ALTER TABLE author DROP name; ALTER TABLE author ADD number bigint DEFAULT 77")
+            fresh = await asyncpg.connect(proxy.url)
+            for _ in range(2):
+                assert [tuple(row) for row in await fresh.fetch(query, 3)] == [(3, 77)]
+            await fresh.close()
+            # by itself asyncpg prepares again when the server says that the plan has another result
+            assert [tuple(row) for row in await old.fetch(query, 3)] == [(3, 77)]
+        finally:
+            await old.close()
+            await new.close()
+
+    run(program())
+
+
+def test_sessions_from_before_and_after_a_change_of_a_role_s_settings_share_no_answers(
+    catalogue: str, postgres: Postgres
+) -> None:
+    with psycopg.connect(catalogue, autocommit=True) as setup:
+        setup.execute("CREATE SCHEMA tenant")
+        setup.execute("CREATE TABLE tenant.author AS SELECT id, 'tenant' AS name FROM author")
+    database = psycopg.conninfo.conninfo_to_dict(catalogue)["dbname"]
+    with cached(catalogue) as proxy, connect(proxy) as before:
+        with connect(proxy) as owner:
+            owner.execute(f'ALTER ROLE CURRENT_USER IN DATABASE "{database}" SET search_path = tenant')
+        try:
+            for _ in range(3):
+                assert changed(before) == "author 3"
+            with connect(proxy) as after:
+                for _ in range(3):
+                    assert changed(after) == "tenant"
+        finally:
+            with psycopg.connect(catalogue, autocommit=True) as owner:
+                owner.execute(f'ALTER ROLE CURRENT_USER IN DATABASE "{database}" RESET ALL')
+
+
+def test_a_write_behind_a_quote_that_only_the_server_sees_is_a_write(proxy: Proxy) -> None:
+    with connect(proxy) as writer, connect(proxy) as reader:
+        assert changed(reader) == changed(reader) == "author 3"
+        writer.execute("SET standard_conforming_strings = off")
+        writer.execute(r"SELECT 'a\''; UPDATE author SET name = 'new' WHERE id = 3; -- '")
+        assert changed(reader) == "new"
+
+
+@pytest.mark.parametrize("value", ["database", "OFF", "f"])
+def test_a_write_of_a_replication_connection_is_a_write(proxy: Proxy, postgres: Postgres, value: str) -> None:
+    if postgres.superuser_url is None:
+        pytest.skip("the server given has no superuser")
+    database = proxy.url.rpartition("/")[2]
+    url = proxy.url_for(postgres.superuser_url.rpartition("/")[0] + "/" + database)
+    with connect(proxy) as reader:
+        assert changed(reader) == changed(reader) == "author 3"
+        with psycopg.connect(url, replication=value, autocommit=True, cursor_factory=psycopg.ClientCursor) as writer:
+            assert writer.execute("UPDATE author SET name = 'new' WHERE id = 3").rowcount == 1
+            assert changed(reader) == "new"
+
+
+def test_set_config_in_another_spelling_ends_the_answers(proxy: Proxy, catalogue: str) -> None:
+    with psycopg.connect(catalogue, autocommit=True) as setup:
+        setup.execute("CREATE SCHEMA tenant")
+        setup.execute("CREATE TABLE tenant.author AS SELECT id, 'tenant' AS name FROM author")
+    for spell in ('"set_config"', 'U&"set\\005fconfig"', "pg_catalog.set_config"):
+        with connect(proxy) as client:
+            assert changed(client) == changed(client) == "author 3"
+            client.execute(f"SELECT {spell}('search_path', 'tenant', false)")
+            assert changed(client) == "tenant"
+
+
 # --- findings go on ---
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pgloupe.session.actions import BeginWrite, EndWrite, Fill
-from pgloupe.session.gate import GatedSession
+from pgloupe.session.gate import KEEP_ALIVE_S, GatedSession
 from pgloupe.session.states import Phase
 from pgloupe.wire.frontend import (
     build_bind,
@@ -126,17 +126,63 @@ def test_a_simple_query_is_answered_with_the_bytes_of_the_server(bytewise: bool)
 
 
 @pytest.mark.parametrize("bytewise", [False, True])
-@pytest.mark.parametrize("describe", [False, True])
-def test_an_extended_query_is_answered_with_the_reply_that_was_asked_for(bytewise: bool, describe: bool) -> None:
+def test_an_extended_query_is_answered_with_the_reply_that_was_asked_for(bytewise: bool) -> None:
     talk = gated(bytewise=bytewise)
-    reply = warm_extended(talk, describe=describe)
-    talk.client(extended(EXTENDED, b"7", oids=(23,), describe=describe))
+    reply = warm_extended(talk)
+    talk.client(extended(EXTENDED, b"7", oids=(23,)))
     assert talk.taken_server() == b""
     assert talk.taken_client() == reply
     (outcome,) = talk.outcomes
     assert (outcome.cache, outcome.rows) == ("hit", 1)
     assert outcome.statement.values() == (7,)
-    assert outcome.column_values() == ((("Ada",),) if describe else ())
+    assert outcome.column_values() == (("Ada",),)
+
+
+def described(talk: Conversation, columns: bytes) -> None:
+    """Prepare `s` and have it described, as asyncpg does, and forget what was said."""
+    talk.client(build_parse("s", EXTENDED, (23,)), build_describe("S", "s"), build_sync())
+    talk.server(PARSED, build_frame(0x74, b"\0\1\0\0\0\x17"), columns, ready())
+    talk.taken_server()
+    talk.taken_client()
+    talk.ends()
+
+
+def test_rows_without_a_description_are_those_of_the_description_that_the_client_has() -> None:
+    """After ALTER TABLE a statement that was described before means other columns than one that was described later."""
+    before, after = gated(), gated()
+    after.desk = before.desk
+    described(before, HEAD)
+    described(after, HEAD.replace(b"name", b"nome"))
+    cycle = extended(None, b"7", name="s", describe=False)
+    before.client(cycle)
+    before.server(BOUND, BODY, ready())
+    before.client(cycle)
+    assert desk_of(before).hits == 1
+    after.taken_server()
+    after.client(cycle)
+    assert after.taken_server() == cycle
+    assert desk_of(before).hits == 1
+
+
+def test_rows_of_which_the_client_was_told_nothing_are_the_server_s() -> None:
+    talk = gated()
+    for _ in range(3):
+        warm_extended(talk, describe=False)
+    assert desk_of(talk).hits == 0
+
+
+def test_a_session_that_lives_on_answers_asks_the_server_now_and_then() -> None:
+    talk = gated()
+    warm_extended(talk)
+    cycle = extended(EXTENDED, b"7", oids=(23,))
+    talk.client(cycle)
+    assert desk_of(talk).hits == 1
+    talk.now_s += KEEP_ALIVE_S
+    talk.client(cycle)
+    assert talk.taken_server() == cycle
+    talk.server(PARSED, BOUND, HEAD, BODY, ready())
+    talk.client(cycle)
+    assert desk_of(talk).hits == 2
 
 
 def test_a_bind_without_its_parse_is_answered_without_a_parse_complete() -> None:
@@ -171,13 +217,15 @@ def test_describe_formats_and_limits_are_part_of_the_question() -> None:
         extended(EXTENDED, b"7", oids=(23,), describe=False),
         extended(EXTENDED, b"7", oids=(23,), limit=1),
         extended(EXTENDED, b"7", oids=(23,), results=(1,)),
+        extended(EXTENDED, b"7", oids=(23,), results=(0, 0)),  # which the server may refuse
         extended(EXTENDED, b"7", oids=(23,), formats=(1,)),
         extended(EXTENDED, b"7", oids=(20,)),
     ):
         talk.client(other)
         assert desk_of(talk).hits == 0
         talk.server(error(), ready())
-    talk.client(extended(EXTENDED, b"7", oids=(23,), results=(0,)))
+        talk.taken_server()
+    talk.client(extended(EXTENDED, b"7", oids=(23,)))
     assert desk_of(talk).hits == 1
 
 

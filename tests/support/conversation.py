@@ -149,6 +149,12 @@ class Policy:
     def strange(self, recognised: Recognised) -> bool:
         return effect_of(recognised).kind is EffectKind.EVERYTHING or "set_config" in recognised.template.text
 
+    def defaults_change(self, recognised: Recognised) -> bool:
+        return False
+
+    def defaults_changed(self) -> None:
+        raise AssertionError("nothing changes defaults")
+
 
 POLICY: Final = Policy()
 
@@ -203,6 +209,7 @@ class Desk:
                 action.oids,
                 action.parameters,
                 action.results,
+                action.columns,
                 action.limit,
                 action.described,
             )

@@ -58,7 +58,7 @@ class CacheDesk:
             SIMPLE if ask.simple else EXTENDED,
             ask.recognised.bare,
             ask.oids,
-            parameters=(ask.parameters, ask.limit.to_bytes(4, "big", signed=True)),
+            parameters=(ask.parameters, ask.limit.to_bytes(4, "big", signed=True), ask.columns),
             result_formats=ask.results,
             row_description=ask.described,
         )

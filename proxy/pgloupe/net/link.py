@@ -33,6 +33,9 @@ _log = logging.getLogger(__name__)
 
 WRITE_HIGH_BYTES = 256 << 10
 WRITE_LOW_BYTES = 64 << 10
+TURN_S = 0.005
+"""How long one session may keep the event loop at a time: then the others get their turn before it is read from again."""
+
 HOLD_S = 0.005
 """How long the beginning of a cycle is held back when its end does not come."""
 LINGER_S = 30.0
@@ -104,6 +107,7 @@ class Link:
         self._backend_paused = False
         self._frontend_ended = False
         self._closed = False
+        self._resting = False
         self._hold: asyncio.TimerHandle | None = None
 
     # --- events ---
@@ -118,18 +122,33 @@ class Link:
         self._steer()
 
     def from_frontend(self, data: bytes) -> None:
+        began_s = clock()
         try:
-            self.session.receive_frontend(data, clock())
+            self.session.receive_frontend(data, began_s)
         except Exception as error:
             self._fault(error)
         self._run()
+        self._rest_after(began_s)
 
     def from_backend(self, data: bytes) -> None:
+        began_s = clock()
         try:
-            self.session.receive_backend(data, clock())
+            self.session.receive_backend(data, began_s)
         except Exception as error:
             self._fault(error)
         self._run()
+        self._rest_after(began_s)
+
+    def _rest_after(self, began_s: float) -> None:
+        """The loop reads a socket that has more again and again before it looks at another one."""
+        if not self._resting and not self._closed and clock() - began_s > TURN_S:
+            self._resting = True
+            self._steer()
+            asyncio.get_running_loop().call_soon(self._rested)
+
+    def _rested(self) -> None:
+        self._resting = False
+        self._steer()
 
     def frontend_full(self, full: bool) -> None:
         self._frontend_full = full
@@ -233,14 +252,15 @@ class Link:
     def _steer(self) -> None:
         """Read from whom there is room for."""
         session = self.session
-        pause = self._backend_full or self._backend is None or session.frontend_blocked or session.congested
+        resting = self._resting
+        pause = self._backend_full or self._backend is None or session.frontend_blocked or session.congested or resting
         if pause != self._frontend_paused and not (self._frontend_ended or self._frontend.is_closing()):
             self._frontend_paused = pause
             if pause:
                 self._frontend.pause_reading()
             else:
                 self._frontend.resume_reading()
-        pause = self._frontend_full or session.backend_blocked
+        pause = self._frontend_full or session.backend_blocked or resting
         if pause != self._backend_paused and self._backend is not None and not self._backend.is_closing():
             self._backend_paused = pause
             if pause:

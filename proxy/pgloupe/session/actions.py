@@ -34,6 +34,8 @@ class Ask:
     be older than the question."""
     described: bool
     """The answer begins with a RowDescription."""
+    columns: bytes
+    """Else the one that the client was given when it had the statement described."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,9 +50,11 @@ _ONLY_PLANS: Final = frozenset({"jit", "application_name"})
 """Settings that change no answer. asyncpg turns jit off and on again around its look-up of types."""
 
 
-def sets_by_function(text: str) -> bool:
-    """The statement calls set_config() for a setting that may change an answer, or that nobody can tell."""
-    return any(name.lower() not in _ONLY_PLANS for name in _SET_CONFIG.findall(text))
+def sets_by_function(text: str, calls: int) -> bool:
+    """The statement calls set_config() for a setting that may change an answer, or that nobody can tell. `calls` is how
+    often its template names the function, however it is spelled."""
+    plain = _SET_CONFIG.findall(text)
+    return len(plain) != calls or any(name.lower() not in _ONLY_PLANS for name in plain)
 
 
 class Context:
@@ -60,8 +62,10 @@ class Context:
 
     __slots__ = ("_key", "_pending", "_reported", "_settings", "_startup", "reason", "tainted")
 
-    def __init__(self, startup: dict[str, str]) -> None:
+    def __init__(self, startup: dict[str, str], defaults: str = "") -> None:
+        """`defaults` stands for the settings with which the server begins a session of this user and database now."""
         self._startup = {k.lower(): v for k, v in startup.items() if k.lower() not in _NOT_IN_KEY}
+        self._startup["\0defaults"] = defaults
         self._reported: dict[str, str] = {}
         self._settings: dict[str, str] = {}
         self._pending: list[tuple[str, str | None]] = []
@@ -75,11 +79,8 @@ class Context:
         if self.reason:
             return None
         if self._key is None:
-            if self._reported.get("standard_conforming_strings", "on") != "on":
-                self.distrust("standard_conforming_strings is off")
-                return None
-            if self._reported.get("client_encoding", "UTF8").upper() in _UNSAFE_ENCODINGS:
-                self.distrust("client_encoding may hide quotes")
+            if not self.readable():
+                self.distrust("standard_conforming_strings or client_encoding may hide quotes")
                 return None
             parts: list[str] = []
             for source in (self._startup, self._reported, self._settings):
@@ -93,6 +94,13 @@ class Context:
     def identity(self) -> str:
         """The role in force where the session changed it, as it was set; "" for the session user."""
         return self._settings.get("role", "") + "\0" + self._settings.get("session authorization", "")
+
+    def readable(self) -> bool:
+        """Quotes in a statement's text are where the lexer sees them."""
+        return (
+            self._reported.get("standard_conforming_strings", "on") == "on"
+            and self._reported.get("client_encoding", "UTF8").upper() not in _UNSAFE_ENCODINGS
+        )
 
     def distrust(self, reason: str) -> None:
         self.reason = reason

@@ -120,6 +120,9 @@ def _find(queue: deque[QueuedFrame], statements: Statements, recognise: Recognis
         if position < len(queue):
             if queue[position][0] != FrontendCode.SYNC or len(queue[position][1]) != HEADER_BYTES:
                 return _NO_CYCLE
+            # without a RowDescription in the reply only the one that the client was given says what the rows mean
+            if not cycle.described and not prepared.columns:
+                return _NO_CYCLE
             cycle.length = position + 1
             return cycle
     cycle.length = PARTIAL

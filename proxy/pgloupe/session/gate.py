@@ -47,6 +47,11 @@ Tables = frozenset[str]
 _NO_TABLES: Final[Tables] = frozenset()
 
 
+KEEP_ALIVE_S: Final = 20.0
+"""A session that lives on answers from here is idle for the server. After so long one read goes there all the same, so that
+idle_session_timeout does not end a session that is in use."""
+
+
 class Policy(Protocol):
     """What the gate asks the rules."""
 
@@ -54,6 +59,14 @@ class Policy(Protocol):
 
     def writes(self, recognised: Recognised, database: str, /) -> Tables | None:
         """The tables that a statement may change there, empty for none, None for "may be anything"."""
+        ...
+
+    def defaults_change(self, recognised: Recognised, /) -> bool:
+        """It changes the settings with which sessions begin. Has counted that by `defaults_changed` then."""
+        ...
+
+    def defaults_changed(self) -> None:
+        """Sessions that began before now are not to share answers with those that begin later."""
         ...
 
     def strange(self, recognised: Recognised, /) -> bool:
@@ -80,6 +93,9 @@ class GatedSession(Session):
         """A cycle is not whole yet. The caller sees to it that `release` is called soon."""
         self._mark: object | None = None
         self._mark_tables: Tables | None = _NO_TABLES
+        self._now_s = 0.0
+        self._sent_s = float("inf")  # when the server was last sent something that it answers
+        self._changes_defaults = False  # a statement under way changes with what settings sessions begin
         self._released = False  # the ReadyForQuery in the queue waits for no EndWrite any more
         self._announced = 0  # writes that were sent under the mark
         self._marking = 0  # BeginWrites that were not told back yet
@@ -132,6 +148,7 @@ class GatedSession(Session):
             and not self._unread_backend
             and self._backend_reader.clean  # the client may have the beginning of a message
             and not self._last_word
+            and self._now_s - self._sent_s < KEEP_ALIVE_S
             and self._context.key() is not None
         )
 
@@ -164,11 +181,19 @@ class GatedSession(Session):
             parameters = cycle.bind[offset:]
             results = parse_bind_values(cycle.bind, offset)[2]
             parameters = parameters[: len(parameters) - 2 - 2 * len(results)]
-            if not any(results):
-                results = ()  # all text, in each of its spellings
             oids = cycle.prepared.oids
         return Ask(
-            rule, context, recognised, cycle.simple, oids, parameters, results, cycle.limit, self._open, cycle.described
+            rule,
+            context,
+            recognised,
+            cycle.simple,
+            oids,
+            parameters,
+            results,
+            cycle.limit,
+            late=self._open,
+            described=cycle.described,
+            columns=b"" if cycle.described or cycle.prepared is None else cycle.prepared.columns,
         )
 
     def answered(
@@ -232,6 +257,7 @@ class GatedSession(Session):
         if self._debt.owed:
             self._pay(code, raw, count)
         self._to_backend.append(raw)
+        self._sent_s = now_s
         request = self.observer.frontend(code, raw, count, received_s, now_s)
         if code in _OPENS:
             self._open = True
@@ -243,6 +269,8 @@ class GatedSession(Session):
             for statement in request.statements:
                 if statement.recognised is UNKNOWN or self._policy.strange(statement.recognised):
                     self.observer.unknown_effect.add(statement.sequence)
+                    if self._policy.defaults_change(statement.recognised):
+                        self._changes_defaults = True
             if self._pending_capture is not None and request.kind in (Kind.EXECUTE, Kind.QUERY):
                 request.capture = self._capture = self._pending_capture
                 self._pending_capture = None
@@ -254,7 +282,7 @@ class GatedSession(Session):
     def _frame_writes(self, code: int, raw: bytes, count: int) -> Tables | None:
         """The tables that a Query, Execute or FunctionCall may change. A Parse or Bind does nothing yet; one that is too
         large to look at makes something UNKNOWN, and its Execute counts."""
-        if count != WHOLE or code == FrontendCode.FUNCTION_CALL:
+        if count != WHOLE or code == FrontendCode.FUNCTION_CALL or not self._context.readable():
             return None
         try:
             if code == FrontendCode.QUERY:
@@ -378,6 +406,10 @@ class GatedSession(Session):
                 self.actions.append(EndWrite(mark, lost=True))
             return
         self._mark = mark
+        if self._changes_defaults:
+            # once more: sessions that began while it was under way still have the old ones
+            self._changes_defaults = False
+            self._policy.defaults_changed()
         if mark is None:
             self._mark_tables = _NO_TABLES
             self._announced = 0
