@@ -106,8 +106,9 @@ CASES: dict[str, Case] = {
     "a syntax error": Case([(build_query("SELEC 1"), 1), (build_query(SELECT_ALL), 1)]),
     "an unterminated query string": Case([(build_frame(0x51, b"SELECT 1"), 1), (build_query("SELECT 2"), 1)]),
     "one extended query": Case([(ask("", SELECT_ONE, b"3") + SYNC, 1)] * 2, hits=2),
+    # never answered from the cache: nothing says what the rows are
     "an extended query without Describe": Case(
-        [(build_parse("", SELECT_ONE) + build_bind("", "", (b"3",)) + build_execute("") + SYNC, 1)] * 2, hits=2
+        [(build_parse("", SELECT_ONE) + build_bind("", "", (b"3",)) + build_execute("") + SYNC, 1)] * 2
     ),
     "an extended query, each message by itself": Case(
         [
@@ -131,7 +132,14 @@ CASES: dict[str, Case] = {
     ),
     "binary results and text results of one statement": Case(
         [
-            (build_parse("", SELECT_ALL) + build_bind("", "", (), (), f) + build_execute("") + SYNC, 1)
+            (
+                build_parse("", SELECT_ALL)
+                + build_bind("", "", (), (), f)
+                + build_describe("P", "")
+                + build_execute("")
+                + SYNC,
+                1,
+            )
             for f in ((), (0,), (1,), (0, 1), (1, 0))
         ],
         hits=5,
@@ -156,7 +164,7 @@ CASES: dict[str, Case] = {
     "the unnamed statement is used again": Case(
         [
             (ask("", SELECT_ONE, b"3") + SYNC, 1),
-            (build_bind("", "", (b"4",)) + build_execute("") + SYNC, 1),
+            (build_bind("", "", (b"4",)) + build_describe("P", "") + build_execute("") + SYNC, 1),
             (build_describe("S", "") + SYNC, 1),
             (build_bind("p", "", (b"5",)) + build_execute("p") + SYNC, 1),
         ],
@@ -188,7 +196,7 @@ CASES: dict[str, Case] = {
         [
             (build_parse("s", SELECT_ONE) + SYNC, 1),
             (build_parse("s", "SELECT 1") + SYNC, 1),
-            (build_bind("", "s", (b"3",)) + build_execute("") + SYNC, 1),
+            (build_bind("", "s", (b"3",)) + build_describe("P", "") + build_execute("") + SYNC, 1),
         ],
         hits=1,
     ),

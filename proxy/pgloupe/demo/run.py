@@ -97,6 +97,8 @@ def _ending_in_order() -> Iterator[None]:
         yield
         return
     before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    # a shell that runs us in the background has it ignored
+    before[signal.SIGINT] = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield
     except KeyboardInterrupt:
