@@ -84,7 +84,6 @@ class App:
         self._tasks = Tasks()
         self._defaults = 0
         self._started_s = time.monotonic()
-        self._ticker: asyncio.Task[Any] | None = None
         self._rules = CacheRules(tuple(_allow_rule(rule) for rule in settings.cache_allow))
         if self._rules.problems:
             raise SettingsError(f"[[cache.allow]]: {self._rules.problems[0]}")
@@ -146,13 +145,10 @@ class App:
     def strange(self, recognised: Recognised) -> bool:
         """It may change what a session is: it calls something that nobody knows, or nobody understands it, or it sets by a
         function what SET sets by a statement."""
-        return effect_of(recognised).kind is EffectKind.EVERYTHING or (
-            (
-                "set_config" in recognised.template.text
-                and sets_by_function(recognised.bare, recognised.template.text.count("set_config"))
-            )
-            or 'U&"' in recognised.bare.upper()
-        )
+        if effect_of(recognised).kind is EffectKind.EVERYTHING or 'U&"' in recognised.bare.upper():
+            return True
+        calls = recognised.template.text.count("set_config")
+        return calls > 0 and sets_by_function(recognised.bare, calls)
 
     def defaults_change(self, recognised: Recognised) -> bool:
         if _DEFAULTS.match(recognised.bare) is None:
@@ -209,7 +205,7 @@ class App:
             reason = (error.strerror or str(error)).lower()
             hint = "; choose another port, or 0 for any" if error.errno == errno.EADDRINUSE else ""
             raise SettingsError(f"--listen {self.settings.listen}: {reason}{hint}") from None
-        self._ticker = self._tasks.spawn(self._tick())
+        self._tasks.spawn(self._tick())
         return address
 
     async def _tick(self) -> None:

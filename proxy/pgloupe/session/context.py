@@ -91,10 +91,6 @@ class Context:
             self._key = "\0".join(f"{len(part)}:{part}" for part in parts).encode("utf-8", "surrogateescape")
         return self._key
 
-    def identity(self) -> str:
-        """The role in force where the session changed it, as it was set; "" for the session user."""
-        return self._settings.get("role", "") + "\0" + self._settings.get("session authorization", "")
-
     def readable(self) -> bool:
         """Quotes in a statement's text are where the lexer sees them."""
         return (
