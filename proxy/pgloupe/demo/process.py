@@ -102,6 +102,16 @@ def undisturbed() -> Iterator[None]:
             signal.raise_signal(came[0])
 
 
+def _remove(directory: Path) -> None:
+    """Remove a directory. The children of a program that was interrupted, such as initdb, may write there a little longer
+    and make what was just emptied not empty."""
+    end_s = time.monotonic() + _STOP_S
+    shutil.rmtree(directory, ignore_errors=True)
+    while directory.exists() and time.monotonic() < end_s:
+        time.sleep(_POLL_S)
+        shutil.rmtree(directory, ignore_errors=True)
+
+
 class OwnServer:
     """One server process, its directory and its guard. `PostgresServer` and `RedisServer` say what to run.
 
@@ -180,7 +190,7 @@ class OwnServer:
         with undisturbed():
             self._end(signal.SIGINT)
             if self.directory is not None:
-                shutil.rmtree(self.directory, ignore_errors=True)
+                _remove(self.directory)
                 self.directory = None
 
     def __enter__(self) -> Self:
