@@ -17,6 +17,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -24,10 +25,10 @@ import uvloop
 
 from pgloupe.cache.cache import Cache
 from pgloupe.cache.dependencies import Dependencies
-from pgloupe.config import Allow, Settings
+from pgloupe.config import OPTIONS, Allow, Settings
 from pgloupe.errors import SettingsError
 from pgloupe.net.desk import CacheDesk
-from pgloupe.net.listener import Listener
+from pgloupe.net.listener import Limits, Listener
 from pgloupe.net.tasks import Tasks
 from pgloupe.ops.slow_log import SlowLog
 from pgloupe.ops.statistics import Statistics
@@ -84,14 +85,8 @@ class App:
         self._tasks = Tasks()
         self._defaults = 0
         self._started_s = time.monotonic()
-        self._rules = CacheRules(tuple(_allow_rule(rule) for rule in settings.cache_allow))
-        if self._rules.problems:
-            raise SettingsError(f"[[cache.allow]]: {self._rules.problems[0]}")
-        self.engine = Engine(
-            EngineSettings(threshold=settings.threshold, slow_ms=settings.slow_ms if slow_findings else None),
-            decide_rules=(self._rules,),
-            on_failure=self._rule_failed,
-        )
+        self._slow_findings = slow_findings
+        self.engine = self._make_engine(settings)
         desk = None
         if settings.cache_allow:
             self.cache = self._make_cache()
@@ -101,8 +96,17 @@ class App:
             self._make_session,
             self,
             desk,
-            connect_timeout_s=settings.connect_timeout_s,
-            auth_timeout_s=settings.auth_timeout_s,
+            _limits(settings),
+        )
+
+    def _make_engine(self, settings: Settings) -> Engine:
+        rules = CacheRules(tuple(_allow_rule(rule) for rule in settings.cache_allow))
+        if rules.problems:
+            raise SettingsError(f"[[cache.allow]]: {rules.problems[0]}")
+        return Engine(
+            EngineSettings(threshold=settings.threshold, slow_ms=settings.slow_ms if self._slow_findings else None),
+            decide_rules=(rules,),
+            on_failure=self._rule_failed,
         )
 
     def _make_cache(self) -> Cache:
@@ -211,7 +215,32 @@ class App:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_S)
-            self._found(self.engine.tick(time.monotonic()))
+            now_s = time.monotonic()
+            self._found(self.engine.tick(now_s))
+            self.listener.tick(now_s)
+
+    def reload(self, settings: Settings) -> list[str]:
+        """Take over what can change while the proxy runs; sessions go on. Gives the keys that need a restart.
+
+        Raises SettingsError where something cannot be used; then everything stays as it was.
+        """
+        before = self.settings
+        changed = [option for option in OPTIONS if getattr(settings, option.field) != getattr(before, option.field)]
+        kept = {option.field: getattr(before, option.field) for option in changed if not option.live}
+        restart = [option.key for option in changed if not option.live]
+        if self.cache is None and settings.cache_allow:
+            # sessions that are open now do not tell the cache of their writes
+            kept["cache_allow"] = ()
+            restart.append("cache.allow")
+        settings = replace(settings, **kept)
+        if settings.threshold != before.threshold or settings.cache_allow != before.cache_allow:
+            engine = self._make_engine(settings)
+            self.close_units()
+            self.engine = engine
+        self.settings = settings
+        self.slow_log.configure(settings.slow_ms, parameters=settings.slow_log_parameters)
+        self.listener.limits = _limits(settings)
+        return restart
 
     async def drain(self) -> None:
         """Let transactions end, then stop."""
@@ -249,6 +278,16 @@ class App:
     def cache_statistics(self) -> dict[str, Any]:
         """Counters of the cache; empty without one."""
         return dict(self.cache.statistics()) if self.cache is not None else {}
+
+
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        connect_timeout_s=settings.connect_timeout_s,
+        auth_timeout_s=settings.auth_timeout_s,
+        max_connections=settings.max_connections,
+        max_startup_bytes=settings.max_startup_bytes,
+        client_idle_timeout_s=settings.client_idle_timeout_s,
+    )
 
 
 def _allow_rule(rule: Allow) -> AllowRule:

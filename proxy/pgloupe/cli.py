@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import click
 
 from pgloupe import __version__, compiled
-from pgloupe.config import OPTIONS, load
+from pgloupe.config import OPTIONS, Settings, load
 from pgloupe.errors import PgloupeError, SettingsError
 from pgloupe.report.render import FORMATS
 from pgloupe_rules.types import Recognised
@@ -77,7 +77,10 @@ def serve(config: str | None, report: str | None, **flags: Any) -> None:
     """Run the proxy. Point DATABASE_URL at the address that it prints."""
     from pgloupe.serve import serve as run  # noqa: PLC0415 (asyncio and redis are not needed for --help)
 
-    sys.exit(run(load(_keys(flags), os.environ, config), report))
+    def read() -> Settings:
+        return load(_keys(flags), os.environ, config)
+
+    sys.exit(run(read(), report, read))
 
 
 @cli.command(context_settings={"allow_interspersed_args": False})

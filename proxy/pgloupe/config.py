@@ -2,7 +2,7 @@
 
 Each option has a key as in pgloupe.toml, a kind, a default and a sentence. From the key follow the environment variable
 (`cache.redis` is PGLOUPE_CACHE_REDIS) and, where the command line has one, the flag. Flags come before variables, variables
-before the file. An unknown key in the file is an error that names the nearest one; unknown PGLOUPE_… variables are left
+before the file. A running proxy takes over what is `live` when the settings are read again. An unknown key in the file is an error that names the nearest one; unknown PGLOUPE_… variables are left
 alone, because container platforms make up such names for a service called pgloupe.
 """
 
@@ -18,6 +18,7 @@ from typing import Any, Final
 
 from pgloupe.errors import SettingsError
 from pgloupe.urls import Address, Upstream, parse_listen, parse_upstream
+from pgloupe.wire.codes import MAX_STARTUP_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,9 @@ class Settings:
     connect_timeout_s: float
     auth_timeout_s: float
     drain_timeout_s: float
+    max_connections: int
+    max_startup_bytes: int
+    client_idle_timeout_s: float
     cache_memory_bytes: int
     cache_redis: str | None
     cache_redis_timeout_s: float
@@ -61,6 +65,13 @@ class Option:
     default: Any
     help: str
     """One sentence with the unit."""
+    live: bool = False
+    """A running proxy takes a new value when the settings are read again."""
+
+    @property
+    def field(self) -> str:
+        """Of `Settings`."""
+        return self.key.removeprefix("n_plus_one.").replace(".", "_")
 
     @property
     def variable(self) -> str:
@@ -130,12 +141,25 @@ def _url(value: object) -> str | None:
 OPTIONS: Final = (
     Option("upstream", lambda value: parse_upstream(str(value)), None, "URL of the PostgreSQL server."),
     Option("listen", lambda value: parse_listen(str(value)), "127.0.0.1:6432", "HOST:PORT to listen on; port 0: any."),
-    Option("slow_ms", _number, 100.0, "Statements that take longer, in milliseconds, go to the slow log."),
-    Option("slow_log_parameters", _boolean, False, "Write parameter values into the slow log."),
-    Option("n_plus_one.threshold", _whole(2), 5, "Repeats of a statement that count without value flow."),
-    Option("connect_timeout_s", parse_duration, 10.0, "Time to connect to the server, in seconds."),
-    Option("auth_timeout_s", parse_duration, 60.0, "Time a client has to authenticate, in seconds."),
-    Option("drain_timeout_s", parse_duration, 30.0, "Time that SIGTERM gives open transactions, in seconds."),
+    Option("slow_ms", _number, 100.0, "Statements that take longer, in milliseconds, go to the slow log.", live=True),
+    Option("slow_log_parameters", _boolean, False, "Write parameter values into the slow log.", live=True),
+    Option("n_plus_one.threshold", _whole(2), 5, "Repeats of a statement that count without value flow.", live=True),
+    Option("connect_timeout_s", parse_duration, 10.0, "Time to connect to the server, in seconds.", live=True),
+    Option("auth_timeout_s", parse_duration, 60.0, "Time a client has to authenticate, in seconds.", live=True),
+    Option(
+        "drain_timeout_s", parse_duration, 30.0, "Time that SIGTERM gives open transactions, in seconds.", live=True
+    ),
+    Option(
+        "client_idle_timeout_s",
+        parse_duration,
+        0.0,
+        "Idle clients are closed after so many seconds; 0: never.",
+        live=True,
+    ),
+    Option("max_connections", _whole(1), 2_000, "Clients at the same time; those over it are refused.", live=True),
+    Option(
+        "max_startup_bytes", _whole(8), MAX_STARTUP_BYTES, "Length of the longest StartupMessage, in bytes.", live=True
+    ),
     Option("cache.memory_bytes", _whole(0), 64 << 20, "Memory for cached answers, in bytes."),
     Option("cache.redis", _redis_url, None, "URL of a Redis that several proxies share."),
     Option("cache.redis_timeout_s", parse_duration, 0.05, "Time that a look-up in Redis may take, in seconds."),
@@ -243,21 +267,7 @@ def settings(
     for name in names:
         if names.count(name) > 1:
             raise SettingsError(f"{origin}: two [[cache.allow]] rules are called {name!r}")
-    return Settings(
-        upstream=chosen["upstream"],
-        listen=chosen["listen"],
-        slow_ms=chosen["slow_ms"],
-        slow_log_parameters=chosen["slow_log_parameters"],
-        threshold=chosen["n_plus_one.threshold"],
-        connect_timeout_s=chosen["connect_timeout_s"],
-        auth_timeout_s=chosen["auth_timeout_s"],
-        drain_timeout_s=chosen["drain_timeout_s"],
-        cache_memory_bytes=chosen["cache.memory_bytes"],
-        cache_redis=chosen["cache.redis"],
-        cache_redis_timeout_s=chosen["cache.redis_timeout_s"],
-        cache_catalog_url=chosen["cache.catalog_url"],
-        cache_allow=rules,
-    )
+    return Settings(cache_allow=rules, **{option.field: chosen[option.key] for option in OPTIONS})
 
 
 def load(flags: Mapping[str, Any], environ: Mapping[str, str], config: str | None) -> Settings:

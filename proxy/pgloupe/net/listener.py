@@ -3,6 +3,11 @@
 A connection goes through `Greeting` (what comes before there is a server), then the server is dialled and a `Link` joins
 the two. A connection that sends nonsense is closed and nobody else notices; one that takes too long is told so.
 
+Limits (`Limits`, replaced as a whole when the settings are read again): a client over `max_connections` is still greeted, so
+that it gets PostgreSQL's answer to its StartupMessage and not a broken handshake, and may cancel. So connections that have
+sent no StartupMessage do not count; together with the others they are at most `GREETED` more, and what comes then is closed
+unheard.
+
 Stopping: `drain` closes the port and ends each session when it is idle, `stop` ends all at once. Both tell the clients as
 PostgreSQL does (57P01).
 
@@ -14,6 +19,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final, cast
 
 from pgloupe.errors import FeatureNotSupported, PgloupeError, ProtocolViolation, ServerUnreachable, ShuttingDown
@@ -25,12 +31,16 @@ from pgloupe.session.session import Session
 from pgloupe.session.states import Phase
 from pgloupe.urls import Address, Upstream
 from pgloupe.wire.backend import build_error_response
+from pgloupe.wire.codes import MAX_STARTUP_BYTES
 from pgloupe.wire.startup import CancelRequest, StartupMessage
 from pgloupe_rules.types import SessionInfo
 
 _log = logging.getLogger(__name__)
 
 BACKLOG: Final = 1024
+GREETED: Final = 256
+"""How many connections over `max_connections` are heard."""
+
 POLL_S: Final = 0.05
 """How often a drain looks whether sessions have become idle."""
 
@@ -46,6 +56,30 @@ class AuthenticationTimeout(PgloupeError):
     sqlstate = "57014"
 
 
+class TooManyConnections(PgloupeError):
+    """As the server says it when its own `max_connections` is reached."""
+
+    sqlstate = "53300"
+
+
+class IdleTimeout(PgloupeError):
+    """As the server says it when `idle_session_timeout` is over."""
+
+    sqlstate = "57P05"
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a client may take. Times in seconds."""
+
+    connect_timeout_s: float = 10.0
+    auth_timeout_s: float = 60.0
+    max_connections: int = 2_000
+    max_startup_bytes: int = MAX_STARTUP_BYTES
+    client_idle_timeout_s: float = 0.0
+    """0: never."""
+
+
 SessionFactory = Callable[[SessionInfo, dict[str, str]], Session]
 
 
@@ -54,7 +88,7 @@ class Frontend(asyncio.Protocol):
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
-        self._greeting: Greeting | None = Greeting()
+        self._greeting: Greeting | None = Greeting(listener.limits.max_startup_bytes)
         self._link: Link | None = None
         self._transport: asyncio.Transport | None = None
         self._deadline: asyncio.TimerHandle | None = None
@@ -67,10 +101,13 @@ class Frontend(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's do not inherit from it
         set_options(transport)
+        if len(self._listener.frontends) >= self._listener.limits.max_connections + GREETED:
+            self._transport.abort()
+            return
         peer = transport.get_extra_info("peername")
         self._client = f"{peer[0]}:{peer[1]}" if isinstance(peer, tuple) else "local"
         self._listener.frontends.add(self)
-        self._deadline = asyncio.get_running_loop().call_later(self._listener.auth_timeout_s, self._late)
+        self._deadline = asyncio.get_running_loop().call_later(self._listener.limits.auth_timeout_s, self._late)
 
     def data_received(self, data: bytes) -> None:
         if self._link is not None:
@@ -99,8 +136,13 @@ class Frontend(asyncio.Protocol):
                 self._start(greeting.result, greeting.rest)
 
     def _start(self, startup: StartupMessage, rest: bytes) -> None:
-        transport = self._transport
+        transport, limits = self._transport, self._listener.limits
         assert transport is not None
+        if len(self._listener.admitted) >= limits.max_connections:
+            _log.warning("client %s: refused, max_connections = %d are there", self._client, limits.max_connections)
+            self.refuse(TooManyConnections("sorry, too many clients already"))
+            return
+        self._listener.admitted.add(self)
         user = startup.parameters.get("user", "")
         info = SessionInfo(
             session=self._listener.next_session(),
@@ -118,7 +160,7 @@ class Frontend(asyncio.Protocol):
     async def _dial(self, link: Link, first: bytes, rest: bytes) -> None:
         listener = self._listener
         try:
-            backend, _ = await dial(listener.upstream, lambda: Backend(link), listener.connect_timeout_s)
+            backend, _ = await dial(listener.upstream, lambda: Backend(link), listener.limits.connect_timeout_s)
         except ServerUnreachable as error:
             _log.warning("client %s: %s", self._client, error)
             self.refuse(error)
@@ -132,7 +174,7 @@ class Frontend(asyncio.Protocol):
 
     async def _cancel(self, request: CancelRequest) -> None:
         try:
-            await cancel(self._listener.upstream, request.raw, self._listener.connect_timeout_s)
+            await cancel(self._listener.upstream, request.raw, self._listener.limits.connect_timeout_s)
         except ServerUnreachable as error:
             _log.warning("client %s: a cancel request got lost: %s", self._client, error)
         if self._transport is not None:
@@ -191,6 +233,7 @@ class Frontend(asyncio.Protocol):
             self._deadline.cancel()
             self._deadline = None
         self._listener.frontends.discard(self)
+        self._listener.admitted.discard(self)
 
 
 class Listener:
@@ -202,17 +245,16 @@ class Listener:
         make_session: SessionFactory,
         hooks: Hooks,
         desk: Desk | None = None,
-        *,
-        connect_timeout_s: float = 10.0,
-        auth_timeout_s: float = 60.0,
+        limits: Limits | None = None,
     ) -> None:
         self.upstream = upstream
         self.make_session = make_session
         self.hooks = hooks
         self.desk = desk
-        self.connect_timeout_s = connect_timeout_s
-        self.auth_timeout_s = auth_timeout_s
+        self.limits = limits or Limits()
         self.frontends: set[Frontend] = set()
+        self.admitted: set[Frontend] = set()
+        """Those with a StartupMessage that was not refused."""
         self.tasks = Tasks()
         self._server: asyncio.Server | None = None
         self._sessions = 0
@@ -229,6 +271,16 @@ class Listener:
         )
         port = self._server.sockets[0].getsockname()[1]
         return Address(address.host, port)
+
+    def tick(self, now_s: float) -> None:
+        """End the sessions whose client has been idle for too long."""
+        limit_s = self.limits.client_idle_timeout_s
+        if not limit_s:
+            return
+        for frontend in list(self.frontends):
+            link = frontend.link
+            if link is not None and link.idle and now_s - link.session.last_s > limit_s:
+                frontend.end(IdleTimeout("terminating connection due to idle-session timeout"))
 
     async def drain(self, timeout_s: float) -> None:
         """Accept nobody any more; end each session as soon as it is idle, the rest when the time is up."""

@@ -36,9 +36,8 @@ class SlowLog:
         parameters: bool = False,
         clock: Callable[[], datetime],
     ) -> None:
-        self._threshold_s = threshold_ms / 1000 if threshold_ms >= 0 else float("inf")
         self._write = write
-        self._parameters = parameters
+        self.configure(threshold_ms, parameters=parameters)
         self._clock = clock
         self.recent: deque[dict[str, Any]] = deque(maxlen=KEPT)
         """The last slow statements as they were logged, oldest first."""
@@ -46,6 +45,11 @@ class SlowLog:
         """Statements that were slow."""
         self.failures = 0
         """Those of which no line could be written."""
+
+    def configure(self, threshold_ms: float, *, parameters: bool) -> None:
+        """Judge by these settings from now on."""
+        self._threshold_s = threshold_ms / 1000 if threshold_ms >= 0 else float("inf")
+        self._parameters = parameters
 
     def observe(self, outcome: Outcome) -> None:
         """Log the outcome if it took the threshold or longer, as log_min_duration_statement has it: 0 logs every

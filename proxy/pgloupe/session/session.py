@@ -103,6 +103,11 @@ class Session:
         return self.phase == Phase.READY and observer.status == TransactionStatus.IDLE and not len(observer.pipeline)
 
     @property
+    def last_s(self) -> float:
+        """When something last came, from either side."""
+        return self._now_s
+
+    @property
     def can_inject(self) -> bool:
         """The client's stream stands between two messages of the server, and nobody has said goodbye."""
         followed = self.phase < Phase.OPAQUE or self.must_close

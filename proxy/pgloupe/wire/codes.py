@@ -83,4 +83,4 @@ MAX_FRAME_BYTES: Final = 1 << 30
 """PostgreSQL accepts no longer message (PQ_LARGE_MESSAGE_LIMIT is 1 GB - 1)."""
 
 MAX_STARTUP_BYTES: Final = 10_000
-"""MAX_STARTUP_PACKET_LENGTH of the server."""
+"""MAX_STARTUP_PACKET_LENGTH of the server: what comes after the length word."""

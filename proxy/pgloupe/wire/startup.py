@@ -49,14 +49,15 @@ StartupPacket: TypeAlias = StartupMessage | CancelRequest | SSLRequest | GSSENCR
 
 
 def packet_bytes(data: bytes | bytearray, limit_bytes: int = MAX_STARTUP_BYTES) -> int:
-    """Length of the start-up packet that `data` begins with, 0 if too little of it is there to tell.
+    """Length of the start-up packet that `data` begins with, 0 if too little of it is there to tell. `limit_bytes` is for
+    what comes after the length word, as in the server.
 
     Raises ProtocolViolation for a length that no start-up packet has.
     """
     if len(data) < 4:
         return 0
     length = int.from_bytes(data[:4], "big")
-    if length < MIN_STARTUP_BYTES or length > limit_bytes:
+    if length < MIN_STARTUP_BYTES or length - 4 > limit_bytes:
         raise ProtocolViolation(f"invalid length {length} of a start-up packet")
     return length
 
