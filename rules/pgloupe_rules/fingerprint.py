@@ -13,17 +13,24 @@ from typing import Final
 
 from pgloupe_rules.lexer import NUMBER, STRING, is_safe_key, lex, literals
 from pgloupe_rules.meaning import digest
-from pgloupe_rules.normalise import MAX_TEXT, Plan, bare_text, fill, recognise, recognise_tokens, tags_of
+from pgloupe_rules.normalise import (
+    MAX_TEXT,
+    MAX_TOKENS,
+    UNRECOGNISED,
+    Plan,
+    bare_text,
+    crowded,
+    fill,
+    recognise,
+    recognise_tokens,
+    tags_of,
+)
 from pgloupe_rules.types import Literal, Recognised, Slot, Template
 
 MAX_KEPT: Final = 1 << 16
 """Characters of the longest query string that is kept."""
 _OVERHEAD: Final = 600
 """Bytes that an entry takes beside its text, about."""
-
-
-UNRECOGNISED: Final = "<not recognised>"
-"""Template text of a query string on which recognition failed."""
 
 
 class Recognition:
@@ -95,22 +102,24 @@ class Recognition:
     def _recognise(self, query_string: str) -> tuple[Recognised, ...]:
         parts = literals(query_string)
         if parts is None:
-            tokens, comments = lex(query_string)
-            return tuple([self._shared(item) for item in recognise_tokens(query_string, tokens, comments, [])])
+            return tuple([self._shared(item) for item in recognise(query_string)])
         key, texts, comments = parts
         plan = self._plans.get(key)
         if plan is None:
             plan = self._old_plans.get(key)
             if plan is None:
-                return self._learn(query_string, key, texts)
+                return self._learn(query_string, parts)
             self._keep_plan(key, plan)
         template = self._template(plan.template)
         bare = bare_text(query_string, comments)
         return (Recognised(template, fill(plan.layout, texts), bare, tags_of(query_string, comments)),)
 
-    def _learn(self, query_string: str, key: str, texts: list[str]) -> tuple[Recognised, ...]:
+    def _learn(self, query_string: str, parts: tuple[str, list[str], list[tuple[int, int]]]) -> tuple[Recognised, ...]:
         """Recognise a text whose key is new, and keep its plan where other texts of the key must have the same."""
-        tokens, comments = lex(query_string)
+        key, texts, _ = parts
+        tokens, comments = lex(query_string, MAX_TOKENS + 1)
+        if len(tokens) > MAX_TOKENS:
+            return (self._shared(crowded(query_string, tokens, parts)),)
         plans: list[Plan] = []
         found = recognise_tokens(query_string, tokens, comments, plans)
         if (

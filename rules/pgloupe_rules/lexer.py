@@ -90,14 +90,15 @@ class Token:
         self.end = end
 
 
-def lex(text: str) -> tuple[list[Token], list[tuple[int, int]]]:
-    """The tokens of a query string, and the spans of its comments. Never raises; time grows with the length alone."""
+def lex(text: str, most: int = 1 << 30) -> tuple[list[Token], list[tuple[int, int]]]:
+    """The tokens of a query string, `most` of them, and the spans of its comments. Never raises; time grows with the length
+    alone."""
     tokens: list[Token] = []
     comments: list[tuple[int, int]] = []
     position = 0
     length = len(text)
     match = _TOKEN.match
-    while position < length:
+    while position < length and len(tokens) < most:
         found = match(text, position)
         if found is None or found.lastgroup is None:
             break

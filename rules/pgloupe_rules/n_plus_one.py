@@ -3,8 +3,14 @@
 What it does
     Reports a SELECT template that the client ran again and again in one unit of work, waiting for each answer, with a
     parameter that varies. `proven` where the values were in a column of an earlier result (value flow): then the
-    parent, its column and the child's column are named, and three runs can be enough. `likely` where one transaction
+    parent, its column and the child's column are named, and three runs can be enough, or two where a result of two rows
+    was followed whole and the columns belong together. `likely` where one transaction
     held five or more look-ups by key and no result is known that the keys came from.
+
+    Look-ups that one request spreads over the connections of a pool, in turns or at once, are one loop where trace tags
+    say so, or where they follow the list at once and ask for (nearly) each of its values once. Where the server's catalogs
+    can be read (`catalog_url`), a foreign key between the two columns is evidence too, the finding has the columns' real
+    names, and equal ids of unrelated tables prove nothing.
 
     Not reported: IN lists and arrays of several keys; LIMIT, OFFSET and keyset pages (what varies is no equality);
     FETCH; linked lists, where each key is known only after the row before; jobs claimed one by one; repeats that were
@@ -32,25 +38,27 @@ from collections.abc import Iterable, Sequence
 from typing import Final, final
 from uuid import UUID
 
-from pgloupe_rules.record import Record, Repeats, Run, is_catalog, sample_of, single, verb_of
+from pgloupe_rules.catalog import Catalog, Catalogs, Relation
+from pgloupe_rules.record import Record, Repeats, Run, is_catalog, single
 from pgloupe_rules.shape import shape_of
-from pgloupe_rules.types import Child, Confidence, Finding, Outcome, Parent, Severity, Shape
+from pgloupe_rules.sources import Source, is_trivial, sources
+from pgloupe_rules.types import Child, Confidence, Finding, Outcome, Parent, Severity, Shape, Template
 from pgloupe_rules.value_flow import (
     FLOW_LEAST,
     MAX_PLACEHOLDERS,
     MOST,
+    TWO,
     Budget,
     Flow,
+    Key,
     Mode,
-    Source,
     convincing,
     equality_columns,
     flows_into,
     from_lists,
-    is_trivial,
+    key_of,
     one_key_runs,
     scopes,
-    sources,
     varying,
 )
 
@@ -66,7 +74,7 @@ _SKIP_LOCKED: Final = re.compile(r"\bSKIP\s+LOCKED\b", re.IGNORECASE)
 class _Subject:
     """A repeated template that may be an N+1."""
 
-    __slots__ = ("columns", "placeholders", "repeats", "runs", "shape")
+    __slots__ = ("columns", "keys", "placeholders", "repeats", "runs", "shape")
 
     def __init__(self, repeats: Repeats, shape: Shape, runs: list[Run], columns: dict[int, str]) -> None:
         self.repeats = repeats
@@ -75,6 +83,16 @@ class _Subject:
         """Those that asked for one key."""
         self.columns = columns
         self.placeholders = [number for number in columns if varying(runs, number)][:MAX_PLACEHOLDERS]
+        self.keys: dict[int, Key] = {}
+
+
+def row_reader(template: Template) -> Shape | None:
+    """The shape of a template that may read once per row; None for one that never is an N+1: it writes, claims jobs, or
+    reads system catalogs or no table at all."""
+    shape = shape_of(template)
+    if shape.written or is_catalog(shape.tables) or (shape.parsed and not shape.tables):
+        return None
+    return None if _SKIP_LOCKED.search(template.text) else shape
 
 
 @final
@@ -83,9 +101,9 @@ class NPlusOne:
 
     name = "n_plus_one"
 
-    def __init__(self, threshold: int) -> None:
+    def __init__(self, threshold: int, catalogs: Catalogs | None = None) -> None:
         self._threshold = threshold
-        self._least = min(FLOW_LEAST, threshold)
+        self._catalogs = catalogs or Catalogs()
 
     def start(self) -> Record:
         """New state for one unit of work."""
@@ -93,25 +111,33 @@ class NPlusOne:
 
     def observe(self, state: Record, outcome: Outcome) -> None:
         """Take an outcome in."""
-        verb = verb_of(outcome)
-        state.observe(outcome, verb, verb == "SELECT")
+        state.observe(outcome)
 
     def close(self, state: Record) -> list[Finding]:
         """The unit of work is over: the N+1s in it."""
         subjects = [
             subject
             for repeats in state.repeats.values()
-            if repeats.count >= self._least and (subject := self._subject(repeats)) is not None
+            if repeats.verb == "SELECT" and repeats.count >= TWO and (subject := _subject(repeats)) is not None
         ]
         if not subjects:
             return []
         known = sources(state)
+        catalog = self._catalogs.of(state.database)
+        if catalog is not None and any(
+            oid not in catalog.tables for source in known.values() for oid in source.table_oids()
+        ):
+            self._catalogs.want(state.database)
+        for subject in subjects:
+            own = known.get(subject.repeats.template.fingerprint)
+            for number in subject.placeholders:
+                subject.keys[number] = key_of(subject.shape, number, subject.columns[number], catalog, own)
         budget = Budget()
         found: dict[str, Finding] = {}
         subjects = self._with_flow(subjects, known, found, budget)
         left: list[_Subject] = []
         for subject in subjects:
-            finding = self._without_flow(subject, state, known)
+            finding = self._by_foreign_key(subject, known) or self._without_flow(subject, state, known)
             if finding is None:
                 left.append(subject)
             else:
@@ -119,20 +145,6 @@ class NPlusOne:
         if left and len(left) < len(subjects):
             self._with_flow(left, known, found, budget)
         return list(found.values())
-
-    def _subject(self, repeats: Repeats) -> _Subject | None:
-        template = repeats.template
-        shape = shape_of(template)
-        if shape.written or is_catalog(shape.tables) or (shape.parsed and not shape.tables):
-            return None
-        if _SKIP_LOCKED.search(template.text):
-            return None
-        columns = equality_columns(shape, template)
-        runs = one_key_runs(repeats.runs, list(columns))
-        if len(runs) < self._least:
-            return None
-        subject = _Subject(repeats, shape, runs, columns)
-        return subject if subject.placeholders else None
 
     def _with_flow(
         self, subjects: list[_Subject], known: dict[str, Source], found: dict[str, Finding], budget: Budget
@@ -161,16 +173,14 @@ class NPlusOne:
         for fingerprint, source in known.items():
             if fingerprint == own or not (source.many or fingerprint in found):
                 continue
-            tables = shape_of(source.template).tables
             for mode, runs in parts:
                 for number in subject.placeholders:
-                    names = (tables, subject.columns[number], subject.shape.tables)
-                    for flow in flows_into(runs, number, source, names, budget):
+                    for flow in flows_into(runs, number, source, subject.keys[number], budget):
                         if (
-                            (best is None or flow.weight() > best.weight())
+                            flow.better(best)
                             and convincing(flow, mode, self._threshold)
                             and (fingerprint in found or from_lists(flow))
-                            and (mode is not Mode.APART or _opens(flow.runs, own, found))
+                            and (mode is not Mode.APART or opens(flow, own, found))
                         ):
                             best = flow
         return best
@@ -194,7 +204,9 @@ class NPlusOne:
                 values = [single(run.values()[number - 1]) for run in taken]
                 giving = [column.sequences[column.places[value][0]] for value in values]
                 order = column.order(values)
-                if len(giving) - len(set(giving)) >= 2 and order >= 0.5:
+                if len(giving) - len(set(giving)) >= 2 and (
+                    order >= 0.5 or len(set(values)) >= MOST * len(column.places)
+                ):
                     return Flow(
                         source,
                         column,
@@ -205,6 +217,34 @@ class NPlusOne:
                         len(values) / len(column.places),
                         0,
                     )
+        return None
+
+    def _by_foreign_key(self, subject: _Subject, known: dict[str, Source]) -> Finding | None:
+        """Look-ups in one transaction by a key that is joined by foreign keys with a column of an earlier result, of whose
+        rows too few were kept to see the values."""
+        for mode, runs in scopes(subject.runs):
+            if mode is not Mode.TOGETHER:
+                continue
+            for number in subject.placeholders:
+                first = _first_of_each(runs, number)
+                if len(first) < max(FLOW_LEAST, len(runs) // 2):
+                    continue
+                for source in known.values():
+                    if not source.many:
+                        continue
+                    for column in source.columns():
+                        if (
+                            source.truncated
+                            and source.given[0] < runs[0].sequence
+                            and subject.keys[number].relation(column) is Relation.LINKED
+                            and source.template.fingerprint != subject.repeats.template.fingerprint
+                        ):
+                            rows = source.rows(set(source.given))
+                            parent = parent_of(
+                                source.template, column.name, rows, subject.keys[number].catalog, column.place
+                            )
+                            count = _all_in_scope(subject, runs)
+                            return _finding(subject, runs, len(first), number, Confidence.LIKELY, parent, count)
         return None
 
     def _without_flow(self, subject: _Subject, record: Record, known: dict[str, Source]) -> Finding | None:
@@ -239,25 +279,57 @@ class NPlusOne:
         return False
 
     def _proven(self, subject: _Subject, flow: Flow) -> Finding:
-        template = flow.source.template
-        parent = Parent(
-            fingerprint=template.fingerprint,
-            template=template.text,
-            tables=shape_of(template).tables,
-            column=flow.column.name,
-            rows=flow.rows(),
-        )
-        distinct = flow.distinct
+        catalog = flow.key.catalog if flow.key is not None else None
+        parent = parent_of(flow.source.template, flow.column.name, flow.rows(), catalog, flow.column.place)
         count = len(flow.runs)
         if flow.source.truncated or subject.repeats.count > len(subject.repeats.runs):
             count = max(count, _all_in_scope(subject, flow.runs))
-        return _finding(subject, flow.runs, distinct, flow.placeholder, Confidence.PROVEN, parent, count)
+        finding = _finding(subject, flow.runs, flow.distinct, flow.placeholder, Confidence.PROVEN, parent, count)
+        finding.foreign_key = foreign_key_of(flow)
+        return finding
 
 
-def _opens(runs: Iterable[Run], own: str, found: dict[str, Finding]) -> bool:
+def parent_of(template: Template, column: str, rows: int, catalog: Catalog | None, place: tuple[int, int]) -> Parent:
+    """The parent as a finding names it: its column by the catalogs' name where that is known."""
+    named = catalog.column(place) if catalog is not None else None
+    return Parent(
+        fingerprint=template.fingerprint,
+        template=template.text,
+        tables=shape_of(template).tables,
+        column=named[1] if named is not None else column,
+        rows=rows,
+        table=named[0] if named is not None else "",
+        output=column,
+    )
+
+
+def foreign_key_of(flow: Flow) -> str:
+    """`comment.post_id → post.id`; "" where no foreign key is between the two columns, or nobody knows."""
+    key = flow.key
+    if key is None or key.catalog is None:
+        return ""
+    return key.catalog.foreign_key(key.place, flow.column.place)
+
+
+def _subject(repeats: Repeats) -> _Subject | None:
+    shape = row_reader(repeats.template)
+    if shape is None:
+        return None
+    columns = equality_columns(shape, repeats.template)
+    runs = one_key_runs(repeats.runs, list(columns))
+    if len(runs) < TWO:
+        return None
+    subject = _Subject(repeats, shape, runs, columns)
+    return subject if subject.placeholders else None
+
+
+def opens(flow: Flow, own: str, found: dict[str, Finding]) -> bool:
     """Whether each run's transaction began with it, or with another child: a request's would begin with its own
-    look-ups, of the user for example."""
-    return all(run.opener == own or run.opener in found for run in runs)
+    look-ups, of the user for example. The first may be in the transaction of the list."""
+    return all(
+        run.opener == own or run.opener in found or (not place and run.opener == flow.source.template.fingerprint)
+        for place, run in enumerate(flow.runs)
+    )
 
 
 def _first_of_each(runs: Sequence[Run], number: int) -> list[Run]:
@@ -289,6 +361,19 @@ def _all_in_scope(subject: _Subject, runs: Sequence[Run]) -> int:
     return later + subject.repeats.count - len(subject.repeats.runs)
 
 
+def child_of(number: int, key: Key, template: Template, runs: Sequence[Run]) -> Child:
+    """The child as a finding names it."""
+    catalog = key.catalog
+    named = catalog.column(key.place) if catalog is not None else None
+    return Child(
+        number,
+        key.column,
+        table=named[0] if named is not None else "",
+        varying=tuple(placeholder for placeholder in range(1, template.placeholders + 1) if varying(runs, placeholder)),
+        unique=catalog is not None and key.place in catalog.keys,
+    )
+
+
 def _finding(
     subject: _Subject,
     runs: Sequence[Run],
@@ -311,6 +396,6 @@ def _finding(
         total_ms=sum(run.server_s for run in runs) * 1000.0,
         avoidable_round_trips=count - 1,
         parent=parent,
-        child=Child(number, subject.columns[number]),
-        samples=[sample_of(item) for item in subject.repeats.samples],
+        child=child_of(number, subject.keys[number], template, runs),
+        samples=list(subject.repeats.samples),
     )

@@ -11,11 +11,12 @@ row values) is one placeholder however long it is, and so is each column of a mu
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Final
 
 from pgloupe_rules import canonical, meaning, tags
-from pgloupe_rules.lexer import NUMBER, SPACE, STRING, WORD, Token, lex, number, string
+from pgloupe_rules.lexer import NUMBER, SPACE, STRING, WORD, Token, lex, literals, number, string
 from pgloupe_rules.render import render
 from pgloupe_rules.types import NO_TAGS, Literal, Recognised, Slot, Template
 
@@ -23,6 +24,11 @@ MAX_TEXT: Final = 1 << 18
 """Characters of a query string that are recognised whole."""
 PREFIX: Final = 1 << 16
 """Characters by which a longer one is recognised."""
+MAX_TOKENS: Final = 1 << 14
+"""Tokens of a query string that are recognised whole: each takes a few microseconds, and every other session waits."""
+
+UNRECOGNISED: Final = "<not recognised>"
+"""How the template text of a query string begins that nobody could make sense of. It may change anything."""
 
 
 class Plan:
@@ -43,11 +49,13 @@ def recognise(query_string: str) -> tuple[Recognised, ...]:
     """The statements of a query string, in order. Pure; never raises; an empty query string gives `()`.
 
     A text of more than `MAX_TEXT` characters is recognised by its first `PREFIX` characters and its length, as one
-    statement without values.
+    statement without values; for one of more than `MAX_TOKENS` tokens see `crowded`.
     """
     if len(query_string) > MAX_TEXT:
         return (_oversized(query_string),)
-    tokens, comments = lex(query_string)
+    tokens, comments = lex(query_string, MAX_TOKENS + 1)
+    if len(tokens) > MAX_TOKENS:
+        return (crowded(query_string, tokens, literals(query_string)),)
     return recognise_tokens(query_string, tokens, comments, [])
 
 
@@ -166,6 +174,40 @@ _EDGE: Final = SPACE + ";"
 def tags_of(text: str, comments: list[tuple[int, int]]) -> Mapping[str, str]:
     """The tags of a query string's comments."""
     return tags.merge([text[start:end] for start, end in comments]) if comments else NO_TAGS
+
+
+_ATOM: Final = r"\s*+(?:-?\x00|\x01|\$[0-9]++|null|true|false)\s*+"
+_ROW: Final = rf"\({_ATOM}(?:,{_ATOM})*+\)"
+_CONSTANTS: Final = re.compile(
+    rf'("[^"]*+")|((?<![\w$])values\s*+{_ROW})(?:\s*+,\s*+{_ROW})++|((?<![\w$])(?:in\s*+\(|array\s*+\[){_ATOM})(?:,{_ATOM})++',
+    re.IGNORECASE,
+)
+"""Quoted names, the rows of a VALUES and the lists of an IN or ARRAY in a key of `lexer.literals`."""
+
+
+def crowded(
+    query_string: str, tokens: list[Token], parts: tuple[str, list[str], list[tuple[int, int]]] | None
+) -> Recognised:
+    """A text with too many tokens, `tokens` being the first of them, `parts` what `lexer.literals` says of it: one statement without values. What is long by its rows
+    and lists of constants alone (a bulk INSERT) has the template of a short one; the rest has one that says what it begins
+    with and that it was not recognised."""
+    if parts is not None:
+        key, _, comments = parts
+        short = _CONSTANTS.sub(_first_alone, key)
+        most = MAX_TOKENS if len(short) < len(key) else 0
+        fewer, _ = lex(short.replace("\x00", "0").replace("\x01", "''"), most + 1)
+        if len(fewer) <= most and len(split(fewer)) == 1:
+            bare = bare_text(query_string, comments)
+            return Recognised(plan_of(fewer).template, (), bare, tags_of(query_string, comments))
+    text = f"{UNRECOGNISED} {render(canonical.canonicalise(tokens[:_SHOWN_TOKENS]), [])}"
+    return Recognised(Template(meaning.digest(text), text, 0), (), query_string)
+
+
+def _first_alone(found: re.Match[str]) -> str:
+    return found.group(1) or found.group(2) or found.group(3)
+
+
+_SHOWN_TOKENS: Final = 50
 
 
 def _oversized(query_string: str) -> Recognised:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from typing import Final
 
 from sqlglot import exp
@@ -125,8 +126,13 @@ _COMPARISONS: Final[dict[type[exp.Expr], str]] = {
 _MIRRORED: Final = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "=": "=", "<>": "<>"}
 
 
+MAX_COMPARISONS: Final = 200
+"""Comparisons of one template that are looked at: each of them looks upwards, and a chain of conditions is as deep as it is
+long."""
+
+
 def find_predicates(tree: exp.Expr) -> Iterator[Predicate]:
-    for node in tree.find_all(*_COMPARISONS, exp.In, exp.Between, bfs=False):
+    for node in islice(tree.find_all(*_COMPARISONS, exp.In, exp.Between, bfs=False), MAX_COMPARISONS):
         if not _is_condition(node):
             continue
         column = _column(node.this)

@@ -27,7 +27,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import Final, final
 
-from pgloupe_rules.record import Record, Repeats, Run, Write, is_catalog, sample_of, verb_of
+from pgloupe_rules.record import Record, Repeats, Run, Write, is_catalog
 from pgloupe_rules.shape import shape_of
 from pgloupe_rules.types import Confidence, Finding, Outcome, Severity, Shape, Value
 
@@ -72,14 +72,13 @@ class RedundantQuery:
 
     def observe(self, state: Record, outcome: Outcome) -> None:
         """Take an outcome in."""
-        verb = verb_of(outcome)
-        state.observe(outcome, verb, verb == "SELECT")
+        state.observe(outcome)
 
     def close(self, state: Record) -> list[Finding]:
         """The unit of work is over: what was asked again in it."""
         findings: list[Finding] = []
         for repeats in state.repeats.values():
-            if repeats.count < self._threshold:
+            if repeats.count < self._threshold or repeats.verb != "SELECT":
                 continue
             shape = shape_of(repeats.template)
             if not shape.tables or not shape.read_only or is_catalog(shape.tables) or _changes_itself(shape):
@@ -95,6 +94,8 @@ class RedundantQuery:
         writers = {write.template.fingerprint: write for write in record.writes}
         changing = {fingerprint for fingerprint, write in writers.items() if _may_change(write, tables)}
         changes = [write.sequence for write in record.writes if write.template.fingerprint in changing]
+        if record.writes_lost:
+            changes.insert(0, record.writes_lost)
         drivers: list[list[Outcome]] | None = None
         best: list[Run] = []
         for number, part in _by_transaction(repeats.runs).items():
@@ -108,7 +109,19 @@ class RedundantQuery:
                 found = _driven(part, changes, drivers)
             if len(found) > len(best):
                 best = found
+        for part in _by_trace(repeats.runs).values():
+            found = _largest(part, changes)
+            if len(found) > len(best):
+                best = found
         return best
+
+
+def _by_trace(runs: list[Run]) -> dict[str, list[Run]]:
+    out: dict[str, list[Run]] = {}
+    for run in runs:
+        if run.trace:
+            out.setdefault(run.trace, []).append(run)
+    return out
 
 
 def _by_transaction(runs: list[Run]) -> dict[int, list[Run]]:
@@ -124,6 +137,8 @@ def _largest(runs: list[Run], boundaries: list[int]) -> list[Run]:
     best: list[Run] = []
     for run in runs:
         values = run.values()
+        if not values and run.unknown:
+            continue
         group = groups.setdefault((bisect_right(boundaries, run.sequence), values), [])
         group.append(run)
         if len(group) > len(best):
@@ -134,7 +149,7 @@ def _largest(runs: list[Run], boundaries: list[int]) -> list[Run]:
 def _drivers(record: Record, repeats: Repeats) -> list[list[Outcome]]:
     """The results of two or more rows by their template: what a loop could have gone over."""
     found: dict[str, list[Outcome]] = {}
-    for outcome in record.lists:
+    for outcome in record.lists():
         fingerprint = outcome.statement.template.fingerprint
         if fingerprint != repeats.template.fingerprint:
             found.setdefault(fingerprint, []).append(outcome)
@@ -182,5 +197,5 @@ def _finding(repeats: Repeats, shape: Shape, runs: list[Run]) -> Finding:
         distinct_params=1,
         total_ms=sum(run.server_s for run in runs) * 1000.0,
         avoidable_round_trips=count - 1,
-        samples=[sample_of(item) for item in repeats.samples],
+        samples=list(repeats.samples),
     )

@@ -1,15 +1,16 @@
 """slow_query: a statement took longer on the server than the configured time.
 
 What it does
-    Reports each template of which a statement took more than `slow_ms` of server time, once per unit of work, with the
-    number of slow runs and their time. Off unless `slow_ms` is set. Failed statements count: a statement that runs
-    into its timeout is the slowest of all.
+    Reports each template of which a statement took more than the limit of server time, once per unit of work, with the
+    number of slow runs and their time. Off unless `pgloupe check --slow-ms MS` sets the limit: that of the slow log fails
+    no check. Failed statements count: a statement that runs into its timeout is the slowest of all.
 
 Why it is bad
     The client waits, and the connection, its locks and its snapshot are held all that while.
 
 Example
-    `SELECT * FROM orders WHERE lower(email) = $1` on a table without an index on that expression.
+    SELECT * FROM orders WHERE lower(email) = 'ann@example.org'
+    … on a table without an index on lower(email): every row is read
 
 Use instead
     An index for the predicate, fewer rows, or a statement cut into smaller ones. `EXPLAIN (ANALYZE, BUFFERS)` tells

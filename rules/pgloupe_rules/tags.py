@@ -19,6 +19,8 @@ MAX_COMMENT: Final = 4096
 MAX_VALUE: Final = 256
 """Characters of a value that are kept."""
 
+REQUEST_TAGS: Final = ("request_id", "requestid", "x_request_id", "correlation_id", "job_id")
+
 _QUOTED: Final = re.compile(r"\s*+([^\s='\",:]++)\s*+=\s*+'((?:[^'\\]++|\\.)*+)'\s*+(?:,|\Z)", re.DOTALL)
 _PLAIN: Final = re.compile(r"\s*+([A-Za-z_][A-Za-z0-9_.-]*+):([^,\s]++)\s*+(?:,|\Z)")
 
@@ -51,3 +53,16 @@ def merge(comments: list[str]) -> Mapping[str, str]:
         if ":" in comment or "=" in comment:
             out.update(parse(comment))
     return out or NO_TAGS
+
+
+def trace_id(tags: Mapping[str, str]) -> str:
+    """What names the request in a statement's tags: the trace id of a W3C `traceparent`, or a request id; else ""."""
+    traceparent = tags.get("traceparent", "")
+    if traceparent:
+        parts = traceparent.split("-")
+        return parts[1] if len(parts) >= 4 else traceparent
+    for name in REQUEST_TAGS:
+        value = tags.get(name, "")
+        if value:
+            return value
+    return ""

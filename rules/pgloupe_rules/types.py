@@ -219,6 +219,7 @@ class Statement:
         "serial",
         "session",
         "simple",
+        "size_bytes",
         "status",
         "transaction",
     )
@@ -239,6 +240,7 @@ class Statement:
         status: str = "I",
         transaction: int = 0,
         position: int = 0,
+        size_bytes: int = 0,
     ) -> None:
         self.session = session
         self.sequence = sequence
@@ -265,6 +267,8 @@ class Statement:
         """Number of the transaction block in its session; 0 outside of one."""
         self.position = position
         """Place within the transaction block, from 1; 0 outside of one."""
+        self.size_bytes = size_bytes
+        """Memory that its query string or its Bind message takes, roughly."""
 
     @property
     def template(self) -> Template:
@@ -438,7 +442,12 @@ class Parent:
     template: str
     tables: tuple[str, ...]
     column: str
+    """By its real name where the catalogs are known, else as the result calls it."""
     rows: int
+    table: str = ""
+    """The table that the column belongs to, where the catalogs are known."""
+    output: str = ""
+    """What the query's result calls the column."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -447,6 +456,12 @@ class Child:
 
     parameter: int
     column: str
+    table: str = ""
+    """The table that the column belongs to, where the catalogs are known."""
+    varying: tuple[int, ...] = ()
+    """All placeholders whose values varied over the runs, `parameter` among them."""
+    unique: bool = False
+    """The catalogs say that the column has each value once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -480,6 +495,8 @@ class Finding:
     samples: list[str] = field(default_factory=list)
     """A few query strings as sent; those of drivers that inline literals hold values."""
     session: int = 0
+    foreign_key: str = ""
+    """The foreign key between the child's column and the parent's, `comment.post_id → post.id`; "" where none is known."""
 
 
 class Rule(Protocol):

@@ -4,9 +4,10 @@ Nobody tells the wire which statements belong to one request, job or test, so th
 
 - the session ends, or `DISCARD ALL` throws its state away;
 - the frontend is silent while no transaction is open for longer than an idle gap. The gap is a floor from the settings
-  or ten times the median silence of this session, whichever is longer, so that a slow loop is not cut at each turn;
-- a trace tag changes (`traceparent`, a request id, or the route that sqlcommenter writes). A tag that is different on
-  every statement names the statement and not the request: it counts only after two statements have carried one value;
+  or six times the median silence of this session, whichever is longer, so that a slow loop is not cut at each turn;
+- a trace tag changes (`traceparent`, a request id, or the route that sqlcommenter writes; within a transaction block the first
+  statement that carries tags is looked at). A tag that is different on every statement names the statement and not the
+  request: it counts only after two statements have carried one value;
 - a hard limit on statements, so that a busy pooled connection does not make a unit that never ends.
 
 A transaction boundary does not end the unit of work: an ORM that commits inside a loop, or reads its list before it
@@ -21,27 +22,38 @@ send it between the iterations of a loop as well.
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Mapping
 from typing import Final, final
 
+from pgloupe_rules.tags import REQUEST_TAGS, trace_id
 from pgloupe_rules.types import Outcome, SessionInfo, Statement
+
+__all__ = [
+    "MAX_STATEMENTS",
+    "MAX_TAGS",
+    "STATEMENT_TAGS",
+    "UnitOfWork",
+    "leaves_transaction_open",
+    "place_of",
+    "trace_id",
+]
 
 MAX_STATEMENTS: Final = 20_000
 """Statements in one unit of work; it ends there and the next begins."""
-MAX_TAGS: Final = 16
+MAX_TAGS: Final = 10
 """Tag names kept for one unit of work, and values kept for one name."""
-MAX_TAG_CHARS: Final = 200
+MAX_TAG_CHARS: Final = 100
 
-GAP_FACTOR: Final = 10.0
+GAP_FACTOR: Final = 6.0
 """A silence this many times longer than the session's median is no part of a loop."""
 GAP_CEILING: Final = 4.0
 """The adapted gap is at most this many times the floor."""
-_MEDIAN_STEP: Final = 1.25
-_MEDIAN_LEAST_S: Final = 1e-5
+RHYTHM: Final = 15
+"""Silences from which the session's median is taken: the last ones within units of work."""
 
-_REQUEST_TAGS: Final = ("request_id", "requestid", "x_request_id", "correlation_id", "job_id")
-_PLACE_TAGS: Final = ("route", "controller", "action", "job", "job_class", "handler")
-_STATEMENT_TAGS: Final = frozenset({"traceparent", "tracestate", *_REQUEST_TAGS})
+PLACE_TAGS: Final = ("route", "controller", "action", "job", "job_class", "handler", "test")
+STATEMENT_TAGS: Final = frozenset({"traceparent", "tracestate", *REQUEST_TAGS})
 """Tags whose values name one request: worth nothing in a report that adds up many."""
 
 _DISCARD_ALL: Final = re.compile(r"DISCARD\s+ALL\b", re.IGNORECASE)
@@ -65,24 +77,12 @@ def leaves_transaction_open(outcome: Outcome) -> bool:
     return statement.status != "I" or statement.transaction != 0
 
 
-def trace_id(tags: Mapping[str, str]) -> str:
-    """What names the request in a statement's tags: the trace id of a W3C `traceparent`, or a request id; else ""."""
-    traceparent = tags.get("traceparent", "")
-    if traceparent:
-        parts = traceparent.split("-")
-        return parts[1] if len(parts) >= 4 else traceparent
-    for name in _REQUEST_TAGS:
-        value = tags.get(name, "")
-        if value:
-            return value
-    return ""
+def place_of(tags: Mapping[str, str]) -> tuple[str, ...]:
+    """Which part of the application a statement's tags name."""
+    return tuple(tags.get(name, "") for name in PLACE_TAGS)
 
 
-def _place(tags: Mapping[str, str]) -> tuple[str, ...]:
-    return tuple(tags.get(name, "") for name in _PLACE_TAGS)
-
-
-_NO_PLACE: Final = _place({})
+_NO_PLACE: Final = place_of({})
 
 
 @final
@@ -93,9 +93,10 @@ class UnitOfWork:
     __slots__ = (
         "_finished_s",
         "_idle_gap_s",
-        "_median_gap_s",
         "_open",
         "_place",
+        "_silences_s",
+        "_tagged",
         "_trace",
         "_trace_seen",
         "session",
@@ -106,9 +107,10 @@ class UnitOfWork:
     def __init__(self, session: SessionInfo, idle_gap_s: float) -> None:
         self.session = session
         self._idle_gap_s = idle_gap_s
-        self._median_gap_s = _MEDIAN_LEAST_S
+        self._silences_s: deque[float] = deque(maxlen=RHYTHM)
         self._finished_s = 0.0
         self._open = False
+        self._tagged = 0
         self.statements = 0
         self.tags: dict[str, list[str]] = {}
         self._trace = ""
@@ -131,11 +133,15 @@ class UnitOfWork:
     def gap_s(self) -> float:
         """The silence outside of a transaction that ends the unit, in seconds."""
         floor = self._idle_gap_s
-        return max(floor, min(GAP_FACTOR * self._median_gap_s, GAP_CEILING * floor))
+        if not self._silences_s:
+            return floor
+        median = sorted(self._silences_s)[len(self._silences_s) // 2]
+        return max(floor, min(GAP_FACTOR * median, GAP_CEILING * floor))
 
     def idle(self, now_s: float) -> bool:
         """Whether the unit has ended by silence, seen at `now_s`."""
-        return self.statements > 0 and not self._open and now_s - self._finished_s > self.gap_s()
+        silence_s = now_s - self._finished_s
+        return self.statements > 0 and not self._open and silence_s > self._idle_gap_s and silence_s > self.gap_s()
 
     def begins(self, statement: Statement) -> bool:
         """Whether this statement is the first of a new unit of work."""
@@ -143,34 +149,39 @@ class UnitOfWork:
             return False
         if self.statements >= MAX_STATEMENTS:
             return True
-        if self._open or statement.status != "I":
-            return False
         tags = statement.tags
+        if self._open or statement.status != "I":
+            # a driver's BEGIN carries no tags, so the first statement of a transaction that does speaks for it
+            return bool(tags) and statement.transaction not in (0, self._tagged) and self._elsewhere(tags)
         if tags:
-            trace = trace_id(tags)
-            if trace and self._trace:
-                if trace == self._trace:
-                    return False
-                if self._trace_seen >= 2:
-                    return True
-            place = _place(tags)
-            if place != self._place and _NO_PLACE not in (place, self._place):
+            if self._elsewhere(tags):
                 return True
-        return statement.received_s - self._finished_s > self.gap_s()
+            if self._trace and trace_id(tags) == self._trace:
+                return False
+        silence_s = statement.received_s - self._finished_s
+        return silence_s > self._idle_gap_s and silence_s > self.gap_s()
+
+    def _elsewhere(self, tags: Mapping[str, str]) -> bool:
+        """Whether the tags are those of another request than this unit's."""
+        trace = trace_id(tags)
+        if trace and self._trace:
+            if trace == self._trace:
+                return False
+            if self._trace_seen >= 2:
+                return True
+        place = place_of(tags)
+        return place != self._place and _NO_PLACE not in (place, self._place)
 
     def add(self, outcome: Outcome) -> None:
         """Take the outcome of a statement of this unit in."""
         statement = outcome.statement
         if self.statements:
-            gap = statement.received_s - self._finished_s
-            if gap > self._median_gap_s:
-                self._median_gap_s *= _MEDIAN_STEP
-            elif self._median_gap_s > _MEDIAN_LEAST_S:
-                self._median_gap_s /= _MEDIAN_STEP
+            self._silences_s.append(statement.received_s - self._finished_s)
         self.statements += 1
         self._finished_s = max(outcome.finished_s, statement.received_s)
         self._open = leaves_transaction_open(outcome)
         if statement.tags:
+            self._tagged = statement.transaction
             self._add_tags(statement.tags)
 
     def _add_tags(self, tags: Mapping[str, str]) -> None:
@@ -180,11 +191,11 @@ class UnitOfWork:
                 self._trace_seen += 1
             else:
                 self._trace, self._trace_seen = trace, 1
-        place = _place(tags)
+        place = place_of(tags)
         if place != _NO_PLACE:
             self._place = place
         for name, value in tags.items():
-            if name in _STATEMENT_TAGS:
+            if name in STATEMENT_TAGS:
                 continue
             values = self.tags.get(name)
             if values is None:

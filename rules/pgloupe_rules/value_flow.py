@@ -4,7 +4,8 @@ Value flow is the strongest evidence that the wire alone can give: the parameter
 column of an earlier result. Three measures guard against coincidence: every one of the repeats' values must have been
 in the column *before* it was asked for; the order should be that of the rows; and small integers, flags and single
 letters prove nothing unless the column looks like a key. How much of the parent was followed matters less, since
-applications look away from rows.
+applications look away from rows. Where the server's catalogs are known, a foreign key between the two columns is evidence
+of its own, and two keys that have nothing to do with each other need values that nobody meets by chance.
 """
 
 from __future__ import annotations
@@ -17,15 +18,12 @@ from enum import StrEnum
 from itertools import pairwise
 from typing import Final, final
 
-from pgloupe_rules.record import Record, Run, single
-from pgloupe_rules.types import Outcome, Shape, Template, Value
+from pgloupe_rules.catalog import Catalog, Place, Relation
+from pgloupe_rules.record import Run, single
+from pgloupe_rules.shape import shape_of
+from pgloupe_rules.sources import ColumnIndex, Source, is_rare, is_trivial
+from pgloupe_rules.types import Shape, Template, Value
 
-MAX_COLUMNS: Final = 64
-"""Columns of a result that are looked at."""
-MAX_CELLS: Final = 100_000
-"""Values of results that are indexed when one unit of work closes; the latest results come first."""
-MAX_ROWS: Final = 1000
-"""Rows of one result that are reckoned with; whoever made the outcome kept fewer or as many."""
 MAX_PLACEHOLDERS: Final = 4
 """Varying placeholders of one template that are looked at."""
 MAX_COMPARISONS: Final = 400_000
@@ -34,130 +32,10 @@ MOST: Final = 0.8
 """Share of the steps in order, or of the rows followed, that tells a loop from requests by chance."""
 FLOW_LEAST: Final = 3
 """Runs that are enough where values flowed with full strength."""
-
-
-def is_trivial(value: Value) -> bool:
-    """Whether a value is so common that meeting it twice means nothing: a digit, a letter, a flag, nothing."""
-    if value is None:
-        return True
-    if isinstance(value, int):
-        return -10 < value < 10
-    return isinstance(value, str) and len(value) < 2
-
-
-@final
-class ColumnIndex:
-    """The values of one column over all kept results of one template, in the order in which they came."""
-
-    __slots__ = ("name", "places", "sequences", "unique", "values")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.places: dict[Value, list[int]] = {}
-        """Where each value stands, in ascending order."""
-        self.sequences: list[int] = []
-        """Sequence number of the statement that each place came from."""
-        self.values = 0
-        """Values that are not null."""
-        self.unique = True
-        """No value came twice."""
-
-    def extend(self, values: Sequence[Value], sequence: int) -> None:
-        for value in values:
-            place = len(self.sequences)
-            self.sequences.append(sequence)
-            if value is None:
-                continue
-            self.values += 1
-            places = self.places.setdefault(value, [])
-            if places:
-                self.unique = False
-            places.append(place)
-
-    def seen_before(self, value: Value, sequence: int) -> bool:
-        """Whether the value was in a result of a statement before number `sequence`."""
-        places = self.places.get(value)
-        return places is not None and self.sequences[places[0]] < sequence
-
-    def order(self, values: Sequence[Value]) -> float:
-        """Share of the steps from one value to the next that go forward through the rows, 0 to 1. All values must be
-        in the column."""
-        if len(values) < 2:
-            return 0.0
-        at = self.places[values[0]][0]
-        forward = 0
-        for before, value in pairwise(values):
-            places = self.places[value]
-            following = bisect_right(places, at)
-            if following < len(places):
-                at = places[following]
-                forward += 1
-            elif value == before:
-                forward += 1
-            else:
-                at = places[0]
-        return forward / (len(values) - 1)
-
-
-@final
-class Source:
-    """All kept results of one template: a possible parent."""
-
-    __slots__ = ("_columns", "many", "outcomes", "template", "truncated")
-
-    def __init__(self, template: Template) -> None:
-        self.template = template
-        self.outcomes: list[Outcome] = []
-        self.many = False
-        """One of the results had two rows or more."""
-        self.truncated = False
-        """More rows came than were kept. Known when the columns are."""
-        self._columns: list[ColumnIndex] | None = None
-
-    def columns(self) -> list[ColumnIndex]:
-        """An index of each column, built at the first call."""
-        if self._columns is None:
-            indexes: list[ColumnIndex] = []
-            for outcome in self.outcomes:
-                decoded = outcome.column_values()[:MAX_COLUMNS]
-                if not decoded:
-                    continue
-                if len(decoded[0]) < outcome.rows:
-                    self.truncated = True
-                for position in range(len(indexes), min(len(decoded), len(outcome.columns))):
-                    indexes.append(ColumnIndex(outcome.columns[position].name))
-                for index, values in zip(indexes, decoded, strict=False):
-                    index.extend(values[:MAX_ROWS], outcome.statement.sequence)
-            self._columns = indexes
-        return self._columns
-
-    def rows(self, sequences: set[int]) -> int:
-        """Rows of those results that the statements numbered `sequences` gave."""
-        return sum(outcome.rows for outcome in self.outcomes if outcome.statement.sequence in sequences)
-
-
-def sources(record: Record) -> dict[str, Source]:
-    """The kept results by the fingerprint of their template, each in the order of execution. All FETCHes of a cursor are
-    one source."""
-    latest = sorted([*record.lists, *record.singles], key=lambda outcome: -outcome.statement.sequence)
-    cells = 0
-    chosen: list[Outcome] = []
-    for outcome in latest:
-        cells += min(outcome.rows, MAX_ROWS) * len(outcome.columns)
-        if cells > MAX_CELLS:
-            break
-        chosen.append(outcome)
-    found: dict[str, Source] = {}
-    chosen.sort(key=lambda outcome: outcome.statement.sequence)
-    for outcome in chosen:
-        template = record.source(outcome.statement.template)
-        source = found.get(template.fingerprint)
-        if source is None:
-            source = found[template.fingerprint] = Source(template)
-        source.outcomes.append(outcome)
-        if outcome.rows > 1:
-            source.many = True
-    return found
+TWO: Final = 2
+"""Runs that are enough where the parent had two rows, both were followed at once, and the columns belong together."""
+TWO_APART: Final = 4
+"""Statements from one run to the next, at most, where two runs are to be enough inside a transaction."""
 
 
 @final
@@ -168,6 +46,45 @@ class Budget:
 
     def __init__(self, comparisons: int = MAX_COMPARISONS) -> None:
         self.left = comparisons
+
+
+@final
+class Key:
+    """The column that a template's placeholder is compared with."""
+
+    __slots__ = ("catalog", "column", "place", "tables")
+
+    def __init__(
+        self, column: str, tables: Sequence[str], catalog: Catalog | None = None, place: Place = (0, 0)
+    ) -> None:
+        self.column = column
+        self.tables = tables
+        self.catalog = catalog
+        self.place = place
+        """Where the catalogs have it; (0, 0) where that is not known."""
+
+    def relation(self, column: ColumnIndex) -> Relation:
+        """What the catalogs say of it and the column of a result. A key has nothing to do with what was reckoned, a count
+        for example, unless that bears its name."""
+        catalog = self.catalog
+        if catalog is None:
+            return Relation.UNKNOWN
+        if not column.place[0] and catalog.is_key(self.place) and not column.name.lower().endswith("id"):
+            return Relation.APART
+        return catalog.relation(column.place, self.place)
+
+
+def key_of(shape: Shape, number: int, column: str, catalog: Catalog | None, own: Source | None) -> Key:
+    """The key behind placeholder `number`, with its place in the catalogs where that is certain. `own` are results of
+    the template itself, which tell which of several tables of one name is meant."""
+    place: Place = (0, 0)
+    if catalog is not None and column:
+        table = next((p.table for p in shape.predicates if p.placeholder == number and p.table), None)
+        if table is None and len(shape.tables) == 1:
+            table = shape.tables[0]
+        if table is not None:
+            place = catalog.place(table, column, own.table_oids() if own is not None else ())
+    return Key(column, shape.tables, catalog, place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +103,9 @@ class Flow:
     """Share of the column's distinct values that were asked for."""
     affinity: int
     """How far the names agree: 2 like a foreign key, 1 equal, 0 not."""
+    relation: Relation = Relation.UNKNOWN
+    """What the catalogs say of the two columns."""
+    key: Key | None = None
 
     @property
     def exact(self) -> bool:
@@ -195,30 +115,52 @@ class Flow:
     def weight(self) -> tuple[float, ...]:
         """Of two flows into one template the heavier explains it better: more runs, a list rather than keys met one by
         one, names that fit, the order, few rows left out, a key, and last the nearest result."""
-        nearest = self.source.outcomes[-1].statement.sequence
         return (
             len(self.runs),
             from_lists(self),
             self.source.many,
+            self.relation is Relation.LINKED,
+            self.relation is not Relation.APART,
             self.affinity,
             self.order,
             self.followed,
             self.column.unique,
-            nearest,
+            self.source.latest,
         )
+
+    def better(self, other: Flow | None) -> bool:
+        """Whether it explains the template better. A foreign key outweighs a few runs more."""
+        if other is None:
+            return True
+        mine, its = self.relation is Relation.LINKED, other.relation is Relation.LINKED
+        if mine != its and self.source.many == other.source.many:
+            if mine and len(self.runs) >= MOST * len(other.runs):
+                return True
+            if its and len(other.runs) >= MOST * len(self.runs):
+                return False
+        return self.weight() > other.weight()
 
     def values(self) -> list[Value]:
         """The values that flowed, in the order in which they were asked for."""
         return [single(run.values()[self.placeholder - 1]) for run in self.runs]
 
-    def givers(self) -> set[int]:
-        """Sequence numbers of the statements whose results first had the values."""
+    def givers(self) -> set[float]:
+        """When the results were given that first had the values."""
         places, sequences = self.column.places, self.column.sequences
         return {sequences[places[value][0]] for value in set(self.values()) if value in places}
 
     def rows(self) -> int:
         """Rows of the results that the values came from."""
         return self.source.rows(self.givers())
+
+    def at_once(self, most: int) -> bool:
+        """Whether each run came within `most` statements of the one before, and the first of the result."""
+        before = max(self.givers())
+        for run in self.runs:
+            if not 0 < run.sequence - before <= most:
+                return False
+            before = run.sequence
+        return True
 
 
 def name_affinity(column: str, tables: Sequence[str], child_column: str, child_tables: Sequence[str]) -> int:
@@ -244,17 +186,11 @@ def _stem(name: str) -> str:
     return bare[:-1] if bare.endswith("s") and not bare.endswith("ss") else bare
 
 
-def flows_into(
-    runs: Sequence[Run],
-    placeholder: int,
-    source: Source,
-    names: tuple[Sequence[str], str, Sequence[str]],
-    budget: Budget,
-) -> list[Flow]:
-    """The flows from each column of `source` into placeholder number `placeholder` of the runs: the longest stretch of
-    consecutive runs whose values had all been in the column before. `names`: tables of the source, column and tables of
-    the child. Empty where no column explains two runs."""
-    tables, child_column, child_tables = names
+def flows_into(runs: Sequence[Run], placeholder: int, source: Source, key: Key, budget: Budget) -> list[Flow]:
+    """The flows from each column of `source` into placeholder number `placeholder` of the runs, which is compared with
+    `key`: the longest stretch of consecutive runs whose values had all been in the column before. Empty where no column
+    explains two runs."""
+    tables = shape_of(source.template).tables
     values = [single(run.values()[placeholder - 1]) for run in runs]
     probes = {values[0], values[len(values) // 2], values[-1]}
     found: list[Flow] = []
@@ -289,7 +225,9 @@ def flows_into(
                 distinct=distinct,
                 order=column.order(stretch),
                 followed=distinct / max(1, len(column.places)),
-                affinity=name_affinity(column.name, tables, child_column, child_tables),
+                affinity=name_affinity(column.name, tables, key.column, key.tables),
+                relation=key.relation(column),
+                key=key,
             )
         )
     return found
@@ -302,9 +240,15 @@ def equality_columns(shape: Shape, template: Template) -> dict[int, str]:
     """Placeholder number to the column that it is compared with for equality. Where the template could not be parsed,
     a placeholder after `=` is taken and its column is ""."""
     if shape.parsed:
-        return {p.placeholder: p.column for p in shape.predicates if p.operator in _EQUALITY}
+        found = {p.placeholder: p.column for p in shape.predicates if p.operator in _EQUALITY}
+        for match in _EQUALS_FOLDED.finditer(template.text):
+            found.setdefault(int(match.group(1)), "")
+        return found
     return {int(match.group(1)): "" for match in _EQUALS_PLACEHOLDER.finditer(template.text)}
 
+
+_EQUALS_FOLDED: Final = re.compile(r"(?<![<>!])=\s*(?:lower|upper|btrim)\(\$(\d{1,5})\)", re.IGNORECASE)
+"""A comparison of texts without regard to case: the parameter still is the value of the list."""
 
 _EQUALS_PLACEHOLDER: Final = re.compile(r"(?<![<>!])=\s*\$(\d{1,5})\b")
 
@@ -321,13 +265,19 @@ def varying(runs: Sequence[Run], placeholder: int) -> bool:
 
 
 def one_key_runs(runs: Sequence[Run], placeholders: Sequence[int]) -> list[Run]:
-    """The runs without those that asked for several keys at once (an IN list or array of any length but one)."""
+    """The runs without those that asked for several keys at once (an IN list or array of any length but one). A list that
+    is the same in all runs is no key."""
+    lists = [
+        number
+        for number in placeholders
+        if any(len(run.values()) >= number and isinstance(run.values()[number - 1], tuple) for run in runs)
+        and len({run.values()[number - 1] for run in runs if len(run.values()) >= number}) > 1
+    ]
     out: list[Run] = []
     for run in runs:
         values = run.values()
-        if all(
-            len(values) >= number and not (isinstance(values[number - 1], tuple) and len(values[number - 1]) != 1)
-            for number in placeholders
+        if len(values) >= max(placeholders, default=0) and not any(
+            isinstance(values[number - 1], tuple) and len(values[number - 1]) != 1 for number in lists
         ):
             out.append(run)
     return out
@@ -345,7 +295,8 @@ class Mode(StrEnum):
 
 
 def scopes(runs: Sequence[Run]) -> list[tuple[Mode, list[Run]]]:
-    """The runs of one template, parted by transaction; those in two transactions or more also as a whole."""
+    """The runs of one template, parted by transaction; those in two transactions or more also as a whole. Those of one
+    trace are together whatever their transactions."""
     within: dict[int, list[Run]] = {}
     for run in runs:
         within.setdefault(run.transaction, []).append(run)
@@ -353,6 +304,12 @@ def scopes(runs: Sequence[Run]) -> list[tuple[Mode, list[Run]]]:
     apart = [run for run in runs if run.transaction]
     if len(within) - (0 in within) > 1:
         out.append((Mode.APART, apart))
+    traced: dict[str, list[Run]] = {}
+    for run in runs:
+        if run.trace:
+            traced.setdefault(run.trace, []).append(run)
+    if traced and not (len(traced) == 1 and 0 not in within and len(within) == 1):
+        out += [(Mode.TOGETHER, part) for part in traced.values() if len(part) > 1]
     return out
 
 
@@ -364,15 +321,24 @@ def convincing(flow: Flow, mode: Mode, threshold: int) -> bool:
     or through nearly all of them. In a transaction each they must be in order without exception.
     """
     runs, distinct = len(flow.runs), flow.distinct
-    if distinct < 2 or (distinct == 2 and not (flow.exact and runs >= threshold)):
+    if distinct < TWO or (mode is not Mode.TOGETHER and asked_anew(flow)):
         return False
     values = flow.values()
-    commonplace = sum(1 for value in values if is_trivial(value)) * 2 > len(values)
+    linked = flow.relation is Relation.LINKED
+    if flow.relation is Relation.APART and sum(1 for value in values if is_rare(value)) * 2 <= len(values):
+        return False
+    commonplace = not linked and sum(1 for value in values if is_trivial(value)) * 2 > len(values)
+    if distinct == TWO:
+        if runs >= threshold:
+            return flow.exact
+        return runs == TWO and not commonplace and _two_are_enough(flow, mode, linked)
     if runs < threshold:
         if mode is Mode.APART or runs < FLOW_LEAST or flow.order < 1.0 or distinct < runs:
             return False
         return flow.exact and flow.column.unique if commonplace else True
     if commonplace and not (flow.column.unique or flow.affinity or flow.followed >= MOST):
+        return False
+    if commonplace and mode is Mode.AUTOCOMMIT and not (flow.affinity or (flow.exact and flow.column.unique)):
         return False
     if mode is Mode.TOGETHER:
         return distinct >= threshold or flow.order >= MOST or flow.followed >= MOST
@@ -380,6 +346,29 @@ def convincing(flow: Flow, mode: Mode, threshold: int) -> bool:
         whole_list = distinct >= threshold and flow.followed >= MOST and len(flow.givers()) == 1
         return flow.order >= MOST or whole_list
     return flow.order >= 1.0
+
+
+def asked_anew(flow: Flow) -> bool:
+    """Whether the list came again before (nearly) each run, with the value that an earlier one had already: a page that is
+    refreshed and shows one row in turn asks for the list and for one row, and not for a row per row."""
+    givens, places, sequences = flow.source.given, flow.column.places, flow.column.sequences
+    anew = 0
+    for before, run in pairwise(flow.runs):
+        place = bisect_right(givens, run.sequence) - 1
+        value = single(run.values()[flow.placeholder - 1])
+        if place >= 0 and givens[place] > before.sequence and sequences[places[value][0]] < givens[place]:
+            anew += 1
+    return anew >= max(2, MOST * (len(flow.runs) - 1))
+
+
+def _two_are_enough(flow: Flow, mode: Mode, linked: bool) -> bool:
+    """Two runs prove a loop where a result of two rows was followed whole, in order and at once, and the columns belong
+    together by a foreign key or by their names. With a foreign key rows that were not kept may be missing."""
+    if mode is Mode.APART or flow.order < 1.0 or not (linked or flow.affinity == 2):
+        return False
+    if not flow.at_once(TWO_APART if mode is Mode.TOGETHER else 1):
+        return False
+    return (flow.exact and flow.column.unique) or (linked and flow.source.truncated)
 
 
 def from_lists(flow: Flow) -> bool:

@@ -29,26 +29,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import final
 
-from pgloupe_rules.record import DEFINITIONS, Record, Repeats, Run, is_catalog, sample_of, verb_of
+from pgloupe_rules.catalog import Catalog, Catalogs
+from pgloupe_rules.n_plus_one import child_of, foreign_key_of, opens, parent_of
+from pgloupe_rules.record import DEFINITIONS, ROW_WRITES, Record, Repeats, Run, is_catalog
 from pgloupe_rules.shape import shape_of
+from pgloupe_rules.sources import Source, sources
 from pgloupe_rules.types import Child, Confidence, Finding, Outcome, Parent, Severity, Shape, Value
 from pgloupe_rules.value_flow import (
     MAX_PLACEHOLDERS,
     Budget,
     Flow,
     Mode,
-    Source,
     convincing,
     equality_columns,
     flows_into,
     from_lists,
+    key_of,
     one_key_runs,
     scopes,
-    sources,
     varying,
 )
-
-_VERBS = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE"})
 
 
 @final
@@ -57,8 +57,9 @@ class WriteLoop:
 
     name = "n_plus_one_write"
 
-    def __init__(self, threshold: int) -> None:
+    def __init__(self, threshold: int, catalogs: Catalogs | None = None) -> None:
         self._threshold = threshold
+        self._catalogs = catalogs or Catalogs()
 
     def start(self) -> Record:
         """New state for one unit of work."""
@@ -66,8 +67,7 @@ class WriteLoop:
 
     def observe(self, state: Record, outcome: Outcome) -> None:
         """Take an outcome in."""
-        verb = verb_of(outcome)
-        state.observe(outcome, verb, verb in _VERBS)
+        state.observe(outcome)
 
     def close(self, state: Record) -> list[Finding]:
         """The unit of work is over: the write loops in it."""
@@ -76,7 +76,7 @@ class WriteLoop:
         migrations = {write.transaction for write in state.writes if write.verb in DEFINITIONS and write.transaction}
         findings: list[Finding] = []
         for repeats in state.repeats.values():
-            if repeats.count < self._threshold:
+            if repeats.count < self._threshold or repeats.verb not in ROW_WRITES:
                 continue
             shape = shape_of(repeats.template)
             if is_catalog(shape.tables):
@@ -87,7 +87,8 @@ class WriteLoop:
                 continue
             if known is None:
                 known = sources(state)
-            finding = self._judge(repeats, shape, columns, runs, known, migrations, budget)
+            catalog = self._catalogs.of(state.database)
+            finding = self._judge(repeats, shape, columns, runs, known, migrations, budget, catalog)
             if finding is not None:
                 findings.append(finding)
         return findings
@@ -101,6 +102,7 @@ class WriteLoop:
         known: dict[str, Source],
         migrations: set[int],
         budget: Budget,
+        catalog: Catalog | None,
     ) -> Finding | None:
         own = repeats.template.fingerprint
         insert = repeats.verb == "INSERT"
@@ -112,7 +114,7 @@ class WriteLoop:
         for mode, part in scopes(runs):
             if len(part) < self._threshold or part[0].transaction in migrations:
                 continue
-            flow = self._flow(mode, part, keys, columns, shape, own, known, budget)
+            flow = self._flow(mode, part, keys, columns, shape, own, known, budget, catalog)
             if flow is None and (mode is not Mode.TOGETHER or not (insert or _different(part, keys, self._threshold))):
                 continue
             loop = flow.runs if flow is not None and mode is not Mode.TOGETHER else part
@@ -130,21 +132,21 @@ class WriteLoop:
         own: str,
         known: dict[str, Source],
         budget: Budget,
+        catalog: Catalog | None,
     ) -> Flow | None:
         best: Flow | None = None
         for fingerprint, source in known.items():
             if fingerprint == own or not (source.many or mode is Mode.TOGETHER):
                 continue
-            tables = shape_of(source.template).tables
             for number in keys:
-                names = (tables, columns.get(number, ""), shape.tables)
-                for flow in flows_into(part, number, source, names, budget):
+                key = key_of(shape, number, columns.get(number, ""), catalog, None)
+                for flow in flows_into(part, number, source, key, budget):
                     if (
                         len(flow.runs) >= self._threshold
-                        and (best is None or flow.weight() > best.weight())
+                        and flow.better(best)
                         and convincing(flow, mode, self._threshold)
                         and (mode is Mode.TOGETHER or from_lists(flow))
-                        and (mode is not Mode.APART or all(run.opener == own for run in flow.runs))
+                        and (mode is not Mode.APART or opens(flow, own, {}))
                     ):
                         best = flow
         return best
@@ -156,7 +158,9 @@ def _row_by_row(repeats: Repeats, shape: Shape, columns: dict[int, str]) -> list
         if shape.parsed and len(shape.tables) > len(shape.written):
             return []  # INSERT … SELECT
         every = range(1, repeats.template.placeholders + 1)
-        return [run for run in one_key_runs(repeats.runs, every) if run.rows <= 1]
+        known = [run for run in one_key_runs(repeats.runs, every) if run.rows <= 1]
+        # rows so wide that their values were not kept
+        return known or [run for run in repeats.runs if run.unknown and run.rows == 1]
     return one_key_runs(repeats.runs, list(columns))
 
 
@@ -179,16 +183,15 @@ def _finding(
     template = repeats.template
     parent: Parent | None = None
     child: Child | None = None
+    keys = [number for number in range(1, template.placeholders + 1) if varying(runs, number)]
+    if keys:
+        child = Child(keys[0], columns.get(keys[0], ""), varying=tuple(keys))
     if flow is not None:
-        source = flow.source.template
-        parent = Parent(
-            fingerprint=source.fingerprint,
-            template=source.text,
-            tables=shape_of(source).tables,
-            column=flow.column.name,
-            rows=flow.rows(),
-        )
-        child = Child(flow.placeholder, columns.get(flow.placeholder, ""))
+        key = flow.key
+        catalog = key.catalog if key is not None else None
+        parent = parent_of(flow.source.template, flow.column.name, flow.rows(), catalog, flow.column.place)
+        if key is not None:
+            child = child_of(flow.placeholder, key, template, runs)
     count = len(runs) + repeats.count - len(repeats.runs)
     return Finding(
         rule="n_plus_one_write",
@@ -203,5 +206,6 @@ def _finding(
         avoidable_round_trips=count - 1,
         parent=parent,
         child=child,
-        samples=[sample_of(item) for item in repeats.samples],
+        samples=list(repeats.samples),
+        foreign_key=foreign_key_of(flow) if flow is not None else "",
     )

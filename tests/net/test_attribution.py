@@ -427,6 +427,36 @@ def test_clients_that_run_a_statement_at_the_same_time_are_never_added_up(proxy:
     assert counted(proxy, "FROM comment") == (12, 36)
 
 
+@pytest.mark.parametrize("size", [2, 5])
+def test_queries_that_run_at_once_over_a_pool_are_one_loop(proxy: Proxy, size: int) -> None:
+    async def work() -> None:
+        async with asyncpg.create_pool(proxy.url, min_size=1, max_size=size) as pool:
+            posts = await pool.fetch("SELECT id FROM post ORDER BY id")
+            await asyncio.gather(
+                *(pool.fetch("SELECT body FROM comment WHERE post_id = $1", post["id"]) for post in posts)
+            )
+
+    asyncio.run(work())
+    finding = one_n_plus_one(proxy)
+    assert finding["parent"]["tables"] == ["post"]
+    assert (finding["parent"]["column"], finding["confidence"], finding["occurrences"]) == ("id", "proven", 1)
+
+
+def test_requests_that_run_at_once_over_a_pool_are_none(proxy: Proxy) -> None:
+    async def request(pool: asyncpg.Pool, post: int) -> None:
+        async with pool.acquire() as connection:
+            await connection.fetchrow("SELECT title FROM post WHERE id = $1", 1 + post % 3)
+            await connection.fetch("SELECT body FROM comment WHERE post_id = $1", post)
+
+    async def work() -> None:
+        async with asyncpg.create_pool(proxy.url, min_size=3, max_size=3) as pool:
+            await pool.fetch("SELECT id FROM post ORDER BY id")
+            await asyncio.gather(*(request(pool, post) for post in range(1, 9)))
+
+    asyncio.run(work())
+    assert proxy.findings() == []
+
+
 def test_a_finding_belongs_to_its_session_whatever_the_others_do(proxy: Proxy) -> None:
     async def innocent(together: asyncio.Barrier) -> None:
         connection = await asyncpg.connect(proxy.url, server_settings={"application_name": "innocent"})

@@ -8,7 +8,7 @@ import pytest
 
 from pgloupe_rules.engine import Engine, Settings
 from pgloupe_rules.normalise import recognise
-from pgloupe_rules.record import MAX_LISTS, MAX_RUNS, MAX_TEMPLATES, Record, verb_of
+from pgloupe_rules.record import MAX_RESULT_BYTES, MAX_RUNS, MAX_TEMPLATES, Record, result_weight
 from pgloupe_rules.types import (
     FORWARD,
     Cacheable,
@@ -218,7 +218,7 @@ def record_of(texts: list[str]) -> Record:
     for number, text in enumerate(texts):
         recognised = recognise(text)[0]
         outcome = Outcome(Statement(info, number + 1, recognised, text, batch=number + 1), rows=0)
-        record.observe(outcome, verb_of(outcome), True)
+        record.observe(outcome)
     return record
 
 
@@ -247,13 +247,15 @@ def test_runs_are_counted_beyond_those_whose_values_are_kept() -> None:
     assert len(repeats.runs) == MAX_RUNS
 
 
-def test_results_are_kept_in_a_bounded_number() -> None:
+def test_results_are_kept_up_to_a_weight() -> None:
     engine = Engine(Settings())
     player = Player(engine)
-    for number in range(3 * MAX_LISTS):
+    for number in range(400):
         player.run(f"SELECT id FROM t{number}", [], {"id": [1, 2]})
     (session,) = engine._sessions.values()
-    assert len(session.states[0].lists) == MAX_LISTS
+    kept = session.states[0].lists()
+    assert 0 < sum(result_weight(outcome) for outcome in kept) <= MAX_RESULT_BYTES
+    assert kept[-1].statement.query_string == "SELECT id FROM t399"
 
 
 def test_values_are_decoded_only_when_a_template_repeats() -> None:
