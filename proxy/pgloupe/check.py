@@ -4,7 +4,9 @@ The command finds the proxy in its environment. Signals: Ctrl-C reaches the comm
 here; SIGTERM is passed on. In both cases the report of what was seen until then is written.
 
 Exit code: the command's own if it is not 0 (128 + n after signal n, 127 where it cannot be found, 126 where it cannot be
-run); else 1 if a finding fails the check; else 0.
+run); else 1 if a finding or a query budget fails the check; else 0.
+
+In GitHub Actions the report becomes annotations as well, and a part of the job's summary.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,10 +26,34 @@ import uvloop
 from pgloupe.app import App
 from pgloupe.config import Settings
 from pgloupe.errors import SettingsError
+from pgloupe.report import baseline, github, markdown
+from pgloupe.report.budget import MAX_QUERIES
+from pgloupe.report.ignores import RULES
 from pgloupe.report.render import render
+from pgloupe.report.verdict import judge
+from pgloupe.report.wording import places, plural
 from pgloupe.urls import Address, Upstream, parse_upstream, proxy_url, rewrite
 
-RULES: Final = ("n_plus_one", "n_plus_one_write", "redundant_query", "slow_query")
+_LEFT_OUT: Final = frozenset(
+    {
+        "PGHOSTADDR",  # this and the next would win over PGHOST
+        "PGSERVICE",
+        # how the connection to the server is encrypted and who proves what there is the proxy's business
+        "PGCHANNELBINDING",
+        "PGGSSDELEGATION",
+        "PGGSSENCMODE",
+        "PGREQUIREAUTH",
+        "PGREQUIRESSL",
+        "PGSSLCERT",
+        "PGSSLCERTMODE",
+        "PGSSLCRL",
+        "PGSSLCRLDIR",
+        "PGSSLKEY",
+        "PGSSLNEGOTIATION",
+        "PGSSLROOTCERT",
+    }
+)
+
 SETTLE_S: Final = 5.0
 """How long connections that the command left behind may take to close."""
 
@@ -44,6 +70,8 @@ class Plan:
     show_values: bool
     slow_findings: bool = False
     """Slow statements are findings: someone asked for a limit on the command line."""
+    max_queries: str | None = None
+    baseline: str | None = None
 
 
 def failing_rules(text: str | None) -> frozenset[str]:
@@ -61,14 +89,21 @@ def failing_rules(text: str | None) -> frozenset[str]:
     return frozenset(names)
 
 
+def _max_queries(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not text.isascii() or not text.isdigit() or int(text[:9]) > MAX_QUERIES:
+        raise SettingsError(f"--max-queries: {text!r} is not a whole number from 0 to {MAX_QUERIES}")
+    return int(text)
+
+
 def environment(
     environ: Mapping[str, str], upstream: Upstream, address: Address, variables: tuple[str, ...]
 ) -> dict[str, str]:
     """The command's environment: everything that names the server names the proxy. Raises SettingsError."""
-    out = dict(environ)
-    for name in ("PGHOSTADDR", "PGSERVICE"):
-        out.pop(name, None)  # either would win over PGHOST
-    out.update(PGHOST=address.host, PGPORT=str(address.port))
+    out = {name: value for name, value in environ.items() if name not in _LEFT_OUT}
+    # the proxy is on this machine and speaks plain text
+    out.update(PGHOST=address.host, PGPORT=str(address.port), PGSSLMODE="disable")
     if upstream.user:
         out["PGUSER"] = upstream.user
     if upstream.password is not None:
@@ -80,7 +115,8 @@ def environment(
         if not url:
             if name != "DATABASE_URL":
                 raise SettingsError(f"--env {name}: this variable is not set")
-            out[name] = proxy_url(upstream, address, password=True)
+            # the scheme that every library takes: SQLAlchemy knows no postgres://
+            out[name] = "postgresql" + proxy_url(upstream, address, password=True).removeprefix("postgres")
             continue
         try:
             parse_upstream(url)
@@ -108,8 +144,16 @@ async def _run_command(command: tuple[str, ...], env: dict[str, str]) -> int:
     return 128 - code if code < 0 else code
 
 
-async def _check(settings: Settings, plan: Plan) -> tuple[int, dict[str, Any]]:
-    app = App(settings, lambda _line: None, slow_findings=plan.slow_findings)
+async def _check(
+    settings: Settings, plan: Plan, failing: frozenset[str], known: baseline.Baseline | None
+) -> tuple[int, dict[str, Any]]:
+    settings = replace(settings, client_tls_sslmode="disable")  # for the command alone, on this machine
+    app = App(
+        settings,
+        lambda _line: None,
+        slow_findings=plan.slow_findings,
+        max_queries=_max_queries(plan.max_queries),
+    )
     address = await app.start()
     try:
         env = environment(os.environ, settings.upstream, address, plan.variables)
@@ -120,20 +164,61 @@ async def _check(settings: Settings, plan: Plan) -> tuple[int, dict[str, Any]]:
             await asyncio.sleep(0.01)
     finally:
         await app.stop()
-    return code, app.report(show_values=plan.show_values)
+    watched = frozenset(RULES) if plan.slow_findings else frozenset(RULES) - {"slow_query"}
+    return code, judge(
+        app.report(show_values=plan.show_values),
+        failing=failing,
+        # where findings had to be left out, nobody knows which of the known ones are gone
+        watched=frozenset() if app.findings.dropped else watched,
+        command=code,
+        baseline=known,
+        ignored=app.ignores.keys(),
+    )
+
+
+def _for_github(report: Mapping[str, Any], plan: Plan) -> None:
+    """Annotations, and the report in Markdown for the summary of the job. Both streams of a step are read by the runner;
+    a report for programs on standard output stays whole."""
+    if plan.format != "github":
+        machine = plan.output in (None, "-") and plan.format in ("json", "sarif", "junit")
+        stream = sys.stderr if machine else sys.stdout
+        commands = github.workflow_commands(report)
+        encoding = stream.encoding or "utf-8"
+        stream.write(commands.encode(encoding, "replace").decode(encoding))
+        stream.flush()
+    path = os.environ.get("GITHUB_STEP_SUMMARY")
+    if path:
+        try:
+            with Path(path).open("a", encoding="utf-8", errors="replace") as summary:
+                summary.write(markdown.render(report))
+        except OSError as error:
+            sys.stderr.write(f"pgloupe: GITHUB_STEP_SUMMARY: {path}: {(error.strerror or str(error)).lower()}\n")
+
+
+def _result(report: Mapping[str, Any], output: str) -> str:
+    """One line for standard error, where the report went to a file."""
+    parts = [plural(len(report["findings"]), "finding")]
+    if report["baseline"] is not None:
+        parts[0] += f" ({report['baseline']['new']:,} new)"
+    if places(report):
+        parts.append(f"{plural(len(places(report)), 'place')} over the query budget")
+    return f"pgloupe: {', '.join(parts)} in {plural(report['statements'], 'statement')}; the report is in {output}\n"
 
 
 def check(settings: Settings, plan: Plan) -> int:
     """Run the plan. Gives the exit code. Raises SettingsError where something is wrong with it."""
     failing = failing_rules(plan.fail_on)
+    _max_queries(plan.max_queries)
+    known = None if plan.baseline is None else baseline.load(plan.baseline)
     output = None if plan.output == "-" else plan.output
     if output is not None:
         try:
-            Path(output).write_text("", encoding="utf-8")
+            # emptied, so that nobody takes it for this run's if this one is killed; but what is there may be the baseline
+            Path(output).open("w" if known is None else "a", encoding="utf-8").close()
         except OSError as error:
             raise SettingsError(f"--output {plan.output}: {(error.strerror or str(error)).lower()}") from None
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        code, report = runner.run(_check(settings, plan))
+        code, report = runner.run(_check(settings, plan, failing, known))
     if output is None:
         sys.stdout.flush()
         render(report, plan.format, sys.stdout)
@@ -141,11 +226,9 @@ def check(settings: Settings, plan: Plan) -> int:
     else:
         with Path(output).open("w", encoding="utf-8") as stream:
             render(report, plan.format, stream)
-        count = len(report["findings"])
-        sys.stderr.write(
-            f"pgloupe: {count} finding{'' if count == 1 else 's'} in {report['statements']} statements; "
-            f"the report is in {output}\n"
-        )
+        sys.stderr.write(_result(report, output))
+    if os.environ.get("GITHUB_ACTIONS") == "true" or plan.format == "github":
+        _for_github(report, plan)
     if not report["statements"]:
         sys.stderr.write(
             "pgloupe: no statement came through the proxy, so nothing was checked: does the command use DATABASE_URL or "
@@ -153,4 +236,4 @@ def check(settings: Settings, plan: Plan) -> int:
         )
     if code:
         return code
-    return 1 if any(finding["rule"] in failing for finding in report["findings"]) else 0
+    return 1 if report["check"]["failed"] else 0

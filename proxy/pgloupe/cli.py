@@ -5,6 +5,7 @@ Whatever is wrong with what the user wrote is one sentence on stderr and exit co
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -88,6 +89,8 @@ def serve(config: str | None, report: str | None, **flags: Any) -> None:
 @click.option("--format", "form", type=click.Choice(FORMATS), default="text", show_default=True, help="Of the report.")
 @click.option("--output", metavar="FILE", help="Where the report goes; standard output by default, or as -.")
 @click.option("--fail-on", metavar="RULES", help="Rules that fail the check, with commas between; all by default.")
+@click.option("--max-queries", metavar="N", help="Fail if a unit of work needs more queries than this.")
+@click.option("--baseline", metavar="FILE", help="An earlier report as JSON: what it knows does not fail.")
 @click.option("--env", "variables", metavar="NAME", multiple=True, help="Rewrite this variable like DATABASE_URL.")
 @click.option("--show-values", is_flag=True, help="Show statements as sent, with their values.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED, metavar="-- CMD …")
@@ -96,6 +99,8 @@ def check(
     form: str,
     output: str | None,
     fail_on: str | None,
+    max_queries: str | None,
+    baseline: str | None,
     variables: tuple[str, ...],
     show_values: bool,
     command: tuple[str, ...],
@@ -104,7 +109,7 @@ def check(
     """Run CMD behind the proxy and report what it did to the database.
 
     CMD finds the proxy in DATABASE_URL and PGHOST, PGPORT, PGUSER, PGPASSWORD, PGDATABASE. Exit code: CMD's own if it is
-    not 0; 1 if a finding fails the check; 0 otherwise; 2 for a usage error.
+    not 0; 1 if a finding or a unit of work over --max-queries fails the check; 0 otherwise; 2 for a usage error.
     """
     from pgloupe.check import Plan  # noqa: PLC0415
     from pgloupe.check import check as run  # noqa: PLC0415
@@ -116,7 +121,25 @@ def check(
         keys["upstream"] = os.environ.get("DATABASE_URL") or None
     settings = load({**keys, "listen": "127.0.0.1:0"}, os.environ, config)
     asked = flags["slow_ms"] is not None  # a limit for the slow log of `serve` must not fail a check
-    sys.exit(run(settings, Plan(command, form, output, fail_on, variables, show_values, asked)))
+    plan = Plan(command, form, output, fail_on, variables, show_values, asked, max_queries, baseline)
+    sys.exit(run(settings, plan))
+
+
+@cli.command()
+@click.argument("name", required=False)
+@click.option("--markdown", "as_markdown", is_flag=True, help="Print all of them as one page of Markdown.")
+def rule(name: str | None, as_markdown: bool) -> None:
+    """Print what the rule NAME finds, why that is bad and what to write instead. Without NAME, list the rules."""
+    from rich.console import Console  # noqa: PLC0415
+
+    from pgloupe.report import rule_docs  # noqa: PLC0415
+
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+    if as_markdown:
+        click.echo(rule_docs.markdown() if name is None else rule_docs.rule_doc(name).markdown(), nl=False)
+    else:
+        rule_docs.show(name, Console())
 
 
 @cli.command()

@@ -127,6 +127,16 @@ def test_the_upstream_says_which_server_user_and_database_and_the_variables_how_
     assert other == f"postgres://app:s%40fe@127.0.0.1:{port}/shop"
 
 
+def test_a_database_url_that_was_not_set_has_the_scheme_that_every_library_takes(tmp_path: Path) -> None:
+    code = "import os; print(os.environ['DATABASE_URL'], os.environ['PGPORT'])"
+    done = pgloupe(
+        *("check", "--upstream", "postgres://app:s%40fe@db:5432/shop", "--", sys.executable, "-c", code),
+        cwd=str(tmp_path),
+    )
+    url, port = done.stdout.splitlines()[0].split()
+    assert url == f"postgresql://app:s%40fe@127.0.0.1:{port}/shop"
+
+
 def test_a_command_that_never_reached_the_proxy_is_said(blog: str, tmp_path: Path) -> None:
     done, report = run(blog, tmp_path, command=[sys.executable, "-c", "print('hello')"])
     assert done.returncode == 0
@@ -187,7 +197,7 @@ def test_values_are_shown_on_request_only(blog: str, tmp_path: Path) -> None:
         (["--upstream", "postgres://u@h/db", "--output", "/nowhere/r.json"], ["--output", "/nowhere/r.json"]),
         (["--upstream", "postgres://u@h/db", "--config", "/nowhere.toml"], ["--config", "/nowhere.toml"]),
         (["--upstream", "postgres://u@h/db", "--slow-ms", "quick"], ["--slow-ms", "quick"]),
-        (["--upstream", "postgres://u@h/db?sslmode=require"], ["--upstream", "sslmode=require"]),
+        (["--upstream", "postgres://u@h/db?sslmode=strict"], ["--upstream", "sslmode=strict"]),
         ([], ["no upstream", "--upstream", "PGLOUPE_UPSTREAM"]),
         (["--upstream", "postgres://u@h/db", "--format", "xml"], ["--format", "xml"]),
         (["--upstream", "postgres://u@h/db", "--ouput", "r.json"], ["--ouput", "--output"]),

@@ -101,6 +101,18 @@ def test_text_shows_the_query_to_write_instead_whole_however_long() -> None:
     assert all(column in as_text(report) for column in (columns[0], columns[-1]))
 
 
+@pytest.mark.parametrize("width", [40, 80])
+def test_text_cuts_nothing_off_a_statement_that_is_longer_than_the_line(width: int) -> None:
+    report = full()
+    sql = (
+        "SELECT id, body, post_id FROM comment WHERE post_id = ANY($1) AND approved AND NOT hidden ORDER BY created_at"
+    )
+    for one in (report["findings"][0], report["findings"][0]["parent"]):
+        one["template"] = sql
+    report["findings"][0]["advice"]["sql"] = sql
+    assert " ".join(as_text(report, width).split()).count(sql) == 3
+
+
 def test_text_does_not_read_markup_in_statements() -> None:
     report = full()
     report["findings"][0]["template"] = "SELECT '[bold]x[/bold]'::text[1] :smile:"
@@ -148,7 +160,13 @@ def test_sarif_results_refer_to_their_rules() -> None:
     assert log["version"] == "2.1.0"
     (run,) = log["runs"]
     rules = run["tool"]["driver"]["rules"]
-    assert [rule["id"] for rule in rules] == ["n_plus_one", "n_plus_one_write", "redundant_query", "slow_query"]
+    assert [rule["id"] for rule in rules] == [
+        "n_plus_one",
+        "n_plus_one_write",
+        "redundant_query",
+        "slow_query",
+        "max_queries",
+    ]
     assert all(rule["help"]["text"] and rule["shortDescription"]["text"] for rule in rules)
     assert [result["level"] for result in run["results"]] == ["error", "warning", "note"]
     for result in run["results"]:

@@ -1,4 +1,5 @@
-"""The report as JUnit XML, which every CI service can show: a finding is a failed test case.
+"""The report as JUnit XML, which every CI service can show: a finding that fails the check is a failed test case, one that is
+known or does not fail a skipped one, and one that is fixed a case that passed. Names are the same from run to run.
 
 Where nothing was found there is one case that passed, because a suite without cases is shown as missing or broken.
 """
@@ -9,32 +10,71 @@ from collections.abc import Mapping
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from pgloupe.report.wording import figures, headline, link, one_line, printable, summary, tags, title
+from pgloupe.report.wording import (
+    figures,
+    fixed,
+    headline,
+    judged,
+    link,
+    one_line,
+    place_figures,
+    place_headline,
+    place_name,
+    places,
+    printable,
+    summary,
+    tags,
+    title,
+)
 
 
 def render(report: Mapping[str, Any]) -> str:
     """The report that `Report.to_dict` gives, as an XML document in ASCII."""
-    findings = report["findings"]
+    suite = ET.Element("testsuite", {"name": "pgloupe"})
+    for finding, verdict in judged(report):
+        _case(suite, finding, verdict)
+    for place in places(report):
+        _place(suite, place, report["budget"]["max_queries"])
+    for line in fixed(report):
+        ET.SubElement(suite, "testcase", {"classname": "pgloupe.fixed", "name": line, "time": "0.000"})
+    if not len(suite):
+        ET.SubElement(suite, "testcase", {"classname": "pgloupe", "name": "nothing found", "time": "0.000"})
     counts = {
-        "tests": str(len(findings) or 1),
-        "failures": str(len(findings)),
+        "tests": str(len(suite)),
+        "failures": str(len(suite.findall("./testcase/failure"))),
         "errors": "0",
-        "skipped": "0",
         "time": f"{report['duration_s']:.3f}",
     }
-    root = ET.Element("testsuites", {"name": "pgloupe", **counts})
-    suite = ET.SubElement(root, "testsuite", {"name": "pgloupe", **counts})
-    if not findings:
-        ET.SubElement(suite, "testcase", {"classname": "pgloupe", "name": "nothing found", "time": "0.000"})
-    for finding in findings:
-        _case(suite, finding)
+    suite.attrib.update(counts, skipped=str(len(suite.findall("./testcase/skipped"))))
     ET.SubElement(suite, "system-out").text = summary(report)
+    root = ET.Element("testsuites", {"name": "pgloupe", **counts})
+    root.append(suite)
     ET.indent(root)
     document: bytes = ET.tostring(root, encoding="us-ascii", xml_declaration=True)
     return document.decode("ascii") + "\n"
 
 
-def _case(suite: ET.Element, finding: Mapping[str, Any]) -> None:
+def _place(suite: ET.Element, place: Mapping[str, Any], max_queries: int) -> None:
+    name = (
+        f"{place_name(place)} [{one_line(place['id'], 200)}]" if place["id"].startswith("query=") else place_name(place)
+    )
+    case = ET.SubElement(
+        suite,
+        "testcase",
+        {"classname": "pgloupe.max_queries", "name": name, "time": f"{place['total_ms'] / 1000:.3f}"},
+    )
+    sentence = place_headline(place, max_queries)
+    if not place.get("fails", True):
+        ET.SubElement(case, "skipped", {"message": f"known: {sentence}"})
+        return
+    lines = [f"{sentence}, {place_figures(place)}"]
+    lines += [f"{name}: {values}" for name, values in tags(place)]
+    lines += [f"{template['count']:,} x {printable(template['template'], 2000)}" for template in place["templates"]]
+    failure = ET.SubElement(case, "failure", {"type": "max_queries", "message": sentence})
+    failure.text = "\n".join(lines)
+
+
+def _case(suite: ET.Element, finding: Mapping[str, Any], verdict: Mapping[str, Any]) -> None:
     sentence = headline(finding)
     case = ET.SubElement(
         suite,
@@ -46,6 +86,10 @@ def _case(suite: ET.Element, finding: Mapping[str, Any]) -> None:
             "time": f"{finding['total_ms'] / 1000:.3f}",
         },
     )
+    if not verdict["fails"]:
+        why = "known" if verdict["status"] == "known" else "does not fail the check"
+        ET.SubElement(case, "skipped", {"message": f"{why}: {figures(finding)}"})
+        return
     kind = f"{finding['severity']}, {finding['confidence']}"
     lines = [f"{title(finding['rule'])} ({one_line(kind)}): {sentence}", figures(finding)]
     columns = link(finding)

@@ -17,7 +17,7 @@ Memory is bounded: findings, tags and samples are, and what falls out is counted
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from heapq import nsmallest
 from math import isfinite
 from typing import Any, Final
@@ -61,6 +61,7 @@ class Total:
             finding.child,
             finding.advice,
             session=finding.session,
+            foreign_key=finding.foreign_key,
         )
         self.occurrences = 1
         self.evidence = _evidence(finding)
@@ -71,8 +72,14 @@ class Total:
         mine = self.finding
         evidence = _evidence(finding)
         # What has no parent never replaces what has one: its advice would be the poorer.
-        if evidence > self.evidence and (finding.parent is not None or mine.parent is None):
-            self.evidence = evidence
+        # Nor does what does not know the columns by the catalogs replace what does.
+        if (
+            evidence > self.evidence
+            and (finding.parent is not None or mine.parent is None)
+            and (_named(finding) or not _named(mine))
+        ) or (_named(finding) and not _named(mine)):
+            self.evidence = max(evidence, self.evidence)
+            mine.foreign_key = finding.foreign_key
             mine.parent, mine.child = finding.parent, finding.child or mine.child
             mine.advice = finding.advice or mine.advice
         else:
@@ -90,16 +97,20 @@ class Total:
         self._collect(finding)
 
     def _collect(self, finding: Finding) -> None:
-        tags = self.finding.tags
-        for name, values in finding.tags.items():
-            short = name[:MAX_TAG_CHARACTERS]
-            if short not in tags and len(tags) >= MAX_TAGS:
-                continue
-            _extend(tags.setdefault(short, []), values, MAX_TAG_VALUES, MAX_TAG_CHARACTERS)
+        add_tags(self.finding.tags, finding.tags)
         _extend(self.finding.samples, finding.samples, MAX_SAMPLES, MAX_SAMPLE_CHARACTERS)
 
     def cost(self) -> float:
         return self.finding.total_ms + ROUND_TRIP_MS * self.finding.avoidable_round_trips
+
+
+def add_tags(known: dict[str, list[str]], more: Mapping[str, Sequence[str]]) -> None:
+    """Add the values of further tags, within the bounds."""
+    for name, values in more.items():
+        short = name[:MAX_TAG_CHARACTERS]
+        if short not in known and len(known) >= MAX_TAGS:
+            continue
+        _extend(known.setdefault(short, []), values, MAX_TAG_VALUES, MAX_TAG_CHARACTERS)
 
 
 def _extend(known: list[str], values: Iterable[str], limit: int, characters: int) -> None:
@@ -116,6 +127,11 @@ def _finite(value: float) -> float:
 
 def _evidence(finding: Finding) -> tuple[bool, bool, int]:
     return finding.confidence is Confidence.PROVEN, finding.parent is not None, finding.count
+
+
+def _named(finding: Finding) -> bool:
+    """Whether the server's catalogs were known to it."""
+    return finding.parent is not None and bool(finding.parent.table)
 
 
 def _worst_first(total: Total) -> tuple[int, float, str, str, str]:
@@ -152,8 +168,9 @@ class Report:
         self.dropped += len(self._totals) - len(kept)
         self._totals = dict(kept)
 
-    def totals(self) -> list[Total]:
-        """The findings added up, worst first: by severity, then by milliseconds and round trips that could be saved."""
+    def totals(self, covered: Callable[[Finding], bool] | None = None) -> list[Total]:
+        """The findings added up, worst first: by severity, then by milliseconds and round trips that could be saved.
+        `covered` is asked of what has no parent and nothing to join: True leaves it out."""
         with_parent: dict[tuple[str, str], Total] = {}
         merged: list[Total] = []
         for (rule, fingerprint, tables), total in self._totals.items():
@@ -168,10 +185,10 @@ class Report:
             if tables is not None:
                 continue
             best = with_parent.get((rule, fingerprint))
-            if best is None:
-                merged.append(_copy(total))
-            else:
+            if best is not None:
                 best.add(total.finding, total.occurrences)
+            elif covered is None or not covered(total.finding):
+                merged.append(_copy(total))
         merged.sort(key=_worst_first)
         return merged[: self._limit]
 
@@ -183,15 +200,16 @@ class Report:
         duration_s: float = 0.0,
         *,
         show_values: bool = False,
+        covered: Callable[[Finding], bool] | None = None,
     ) -> dict[str, Any]:
         """The report as its JSON has it. `statistics` are the rows of `ops.statistics`; `show_values` puts statements
-        as sent into `samples`, where otherwise the template stands."""
+        as sent into `samples`, where otherwise the template stands; `covered` is as for `totals`."""
         return {
             "version": VERSION,
             "statements": statements,
             "sessions": sessions,
             "duration_s": round(_finite(duration_s), 3),
-            "findings": [_finding(total, show_values) for total in self.totals()],
+            "findings": [_finding(total, show_values) for total in self.totals(covered)],
             "statistics": [dict(row) for row in statistics],
         }
 
@@ -219,6 +237,7 @@ def _finding(total: Total, show_values: bool) -> dict[str, Any]:
         "avoidable_round_trips": finding.avoidable_round_trips,
         "parent": _parent(finding.parent),
         "child": _child(finding.child),
+        **({"foreign_key": finding.foreign_key} if finding.foreign_key else {}),
         "advice": _advice(finding.advice),
         "tags": {name: list(values) for name, values in finding.tags.items()},
         "samples": list(finding.samples) if show_values else [finding.template[:MAX_SAMPLE_CHARACTERS]],
@@ -233,12 +252,21 @@ def _parent(parent: Parent | None) -> dict[str, Any] | None:
         "template": parent.template,
         "tables": list(parent.tables),
         "column": parent.column,
+        **({"table": parent.table} if parent.table else {}),
         "rows": parent.rows,
     }
 
 
 def _child(child: Child | None) -> dict[str, Any] | None:
-    return None if child is None else {"parameter": child.parameter, "column": child.column}
+    return (
+        None
+        if child is None
+        else {
+            "parameter": child.parameter,
+            "column": child.column,
+            **({"table": child.table} if child.table else {}),
+        }
+    )
 
 
 def _advice(advice: Advice | None) -> dict[str, Any] | None:

@@ -8,9 +8,9 @@ from typing import Any, Final, TextIO
 
 from rich.console import Console
 
-from pgloupe.report import junit, markdown, sarif, text
+from pgloupe.report import github, junit, markdown, sarif, text
 
-FORMATS: Final = ("text", "json", "markdown", "sarif", "junit")
+FORMATS: Final = ("text", "json", "markdown", "sarif", "junit", "github")
 
 
 def render(report: Mapping[str, Any], format: str, stream: TextIO) -> None:
@@ -26,6 +26,9 @@ def render(report: Mapping[str, Any], format: str, stream: TextIO) -> None:
     elif format == "markdown":
         encoding = getattr(stream, "encoding", None) or "utf-8"
         stream.write(markdown.render(report).encode(encoding, "replace").decode(encoding))
+    elif format == "github":
+        encoding = getattr(stream, "encoding", None) or "utf-8"
+        stream.write(github.render(report).encode(encoding, "replace").decode(encoding))
     elif format == "sarif":
         stream.write(sarif.render(report))
     elif format == "junit":

@@ -1,5 +1,8 @@
 """The report for a person at a terminal, or reading the log of a CI job: worst first, short, at home in 80 columns.
 
+What is new has a block of its own, then come the places over the query budget, and in a line each what is known, what is
+fixed and which `[[ignore]]` rules may go. The last lines add up and say why the check has its exit code.
+
 Colour helps but carries nothing alone. SQL is highlighted where the console has colours.
 """
 
@@ -12,10 +15,29 @@ from rich.console import Console
 from rich.syntax import Syntax
 from rich.text import Text
 
-from pgloupe.report.wording import figures, headline, link, one_line, printable, samples, summary, tags, title
+from pgloupe.report.wording import (
+    figures,
+    fixed,
+    headline,
+    judged,
+    link,
+    one_line,
+    place_figures,
+    place_headline,
+    places,
+    printable,
+    samples,
+    summary,
+    tags,
+    title,
+    unused,
+    verdict,
+)
 
 MAX_SQL_CHARACTERS: Final = 600
 MAX_HIGHLIGHTED_CHARACTERS: Final = 4_000
+MAX_LINES: Final = 20
+"""Of what is known, fixed or not used."""
 
 _STYLES: Final = {"error": "bold red", "warning": "bold yellow", "info": "bold cyan"}
 _INDENT: Final = 11
@@ -62,6 +84,7 @@ class _Page:
             return Text(text)
         highlighted = self.syntax.highlight(text)
         highlighted.rstrip()
+        highlighted.no_wrap = False  # or what is longer than the line would be cut
         return highlighted
 
     def labelled(self, label: str, text: Text) -> None:
@@ -72,9 +95,33 @@ class _Page:
 def render(report: Mapping[str, Any], console: Console) -> None:
     """Print a report as `Report.to_dict` gives it."""
     page = _Page(console)
-    for finding in report["findings"]:
+    for finding, _ in judged(report, "new"):
         _finding(page, finding)
+    for place in places(report, "new"):
+        _place(page, place, report["budget"]["max_queries"])
+    known = [(_known(finding), "dim") for finding, _ in judged(report, "known")]
+    known += [(place_headline(place, report["budget"]["max_queries"]), "dim") for place in places(report, "known")]
+    _lines(page, "known", known)
+    _lines(page, "fixed", [(line, "green") for line in fixed(report)])
+    _lines(page, "unused", [(f"{line}: matched nothing, delete it", "yellow") for line in unused(report)])
     page.say(summary(report), style="bold" if report["findings"] else "green")
+    last = verdict(report)
+    if last:
+        page.say(last, style="bold red" if report["check"]["failed"] or report["check"]["command"] else "green")
+
+
+def _known(finding: Mapping[str, Any]) -> str:
+    return f"{title(finding['rule'])}: {headline(finding)} [{one_line(finding['fingerprint'])}]"
+
+
+def _lines(page: _Page, label: str, lines: list[tuple[str, str]]) -> None:
+    """One line each, the label before the first."""
+    for number, (line, style) in enumerate(lines[:MAX_LINES]):
+        page.line(Text(line, style=style), _INDENT, "" if number else label)
+    if len(lines) > MAX_LINES:
+        page.say(f"and {len(lines) - MAX_LINES:,} more", _INDENT, style="dim")
+    if lines:
+        page.console.print()
 
 
 def _finding(page: _Page, finding: Mapping[str, Any]) -> None:
@@ -96,8 +143,7 @@ def _finding(page: _Page, finding: Mapping[str, Any]) -> None:
     if columns:
         page.labelled("link", Text(columns))
     page.labelled("cost", Text(figures(finding)))
-    for name, values in tags(finding):
-        page.say(f"{name}: {values}", _INDENT, style="dim")
+    _where(page, finding)
     for sample in samples(finding):
         page.labelled("sample", page.sql(one_line(sample, MAX_SQL_CHARACTERS)))
     advice = finding["advice"]
@@ -107,4 +153,24 @@ def _finding(page: _Page, finding: Mapping[str, Any]) -> None:
         if advice["sql"]:
             page.labelled("" if advice["text"] else "instead", page.sql(printable(advice["sql"])))
     page.labelled("id", Text(one_line(finding["fingerprint"]), style="dim"))
+    page.console.print()
+
+
+def _where(page: _Page, tagged: Mapping[str, Any]) -> None:
+    """The tags of a finding or a place."""
+    found = "; ".join(f"{name}: {values}" for name, values in tags(tagged))
+    if found:
+        page.labelled("where", Text(found, style="dim"))
+
+
+def _place(page: _Page, place: Mapping[str, Any], max_queries: int) -> None:
+    page.line(Text.assemble(("BUDGET", _STYLES["error"]), "  ", (place_headline(place, max_queries), "bold")))
+    width = max((len(f"{template['count']:,}") for template in place["templates"]), default=0)
+    for number, template in enumerate(place["templates"]):
+        text = page.sql(one_line(template["template"], MAX_SQL_CHARACTERS))
+        count = f"{template['count']:>{width},} x "
+        page.line(Text.assemble(count, text), _INDENT, "" if number else "most")
+    page.labelled("cost", Text(place_figures(place)))
+    _where(page, place)
+    page.labelled("id", Text(one_line(place["id"], 200), style="dim"))
     page.console.print()

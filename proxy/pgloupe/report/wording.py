@@ -10,6 +10,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+_FILE_TAGS: Final = ("code.file.path", "code.filepath", "file")
+_LINE_TAGS: Final = ("code.line.number", "code.lineno", "line")
+
 TITLES: Final = {
     "n_plus_one": "N+1 query",
     "n_plus_one_write": "N+1 write",
@@ -25,6 +28,7 @@ HELP: Final = {
     "redundant_query": "The same query runs again with the same parameters although nothing it reads was written "
     "in between. Keep the first answer.",
     "slow_query": "The query takes longer than the configured limit. Look at its plan with EXPLAIN (ANALYZE, BUFFERS).",
+    "max_queries": "A unit of work needs more queries than the budget allows.",
 }
 
 # Controls but for tab and newline, surrogates, non-characters, and the marks that reorder what is displayed.
@@ -44,6 +48,8 @@ def one_line(text: str, limit: int | None = None) -> str:
 
 
 def title(rule: str) -> str:
+    if rule == "max_queries":
+        return "Query budget"
     return TITLES.get(rule) or one_line(rule, 80)
 
 
@@ -97,13 +103,15 @@ def figures(finding: Mapping[str, Any]) -> str:
 
 
 def link(finding: Mapping[str, Any], arrow: str = "→") -> str:
-    """`post.id → comment.post_id`, or "" where the columns are not known."""
+    """`post.id → comment.post_id`, with `(foreign key)` where one is between them; "" where the columns are not known."""
     parent, child = finding["parent"], finding["child"]
     if parent is None or child is None or not parent["column"] or not child["column"]:
         return ""
-    left = f"{names(parent['tables'][:1])}.{one_line(parent['column'], 80)}".lstrip(".")
-    right = f"{names(finding['tables'][:1])}.{one_line(child['column'], 80)}".lstrip(".")
-    return f"{left} {arrow} {right}"
+    tables = [parent["table"]] if parent.get("table") else parent["tables"][:1]
+    left = f"{names(tables)}.{one_line(parent['column'], 80)}".lstrip(".")
+    tables = [child["table"]] if child.get("table") else finding["tables"][:1]
+    right = f"{names(tables)}.{one_line(child['column'], 80)}".lstrip(".")
+    return f"{left} {arrow} {right}" + (" (foreign key)" if finding.get("foreign_key") else "")
 
 
 def tags(finding: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -119,22 +127,151 @@ def tags(finding: Mapping[str, Any]) -> list[tuple[str, str]]:
     return out
 
 
+def source(finding: Mapping[str, Any]) -> tuple[str, str]:
+    """File and line that the tags name; "" for what they do not. Values of tags are gathered one tag at a time: which
+    line goes with which file is known only of a single pair."""
+    files, lines = _tag(finding, _FILE_TAGS), _tag(finding, _LINE_TAGS)
+    if not files:
+        return "", ""
+    known = len(files) == len(lines) == 1 and lines[0].isdecimal() and int(lines[0][:9]) > 0
+    return files[0], str(int(lines[0][:9])) if known else ""
+
+
+def _tag(finding: Mapping[str, Any], names: tuple[str, ...]) -> list[str]:
+    for name in names:
+        values: list[str] = [value for value in finding["tags"].get(name, ()) if value]
+        if values:
+            return values
+    return []
+
+
 def samples(finding: Mapping[str, Any]) -> list[str]:
     """The samples that say more than the template: those that hold values, if any do."""
     return [sample for sample in finding["samples"] if not finding["template"].startswith(sample)]
 
 
+_UNJUDGED: Final = {"id": "", "status": "new", "fails": True}
+
+
+def judged(report: Mapping[str, Any], status: str | None = None) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """Each finding with its verdict, those of one status if asked for. A report that nobody judged has new ones that
+    fail."""
+    check = report.get("check")
+    verdicts = check["findings"] if check is not None else [_UNJUDGED] * len(report["findings"])
+    pairs = zip(report["findings"], verdicts, strict=True)
+    return [(finding, verdict) for finding, verdict in pairs if status in (None, verdict["status"])]
+
+
+def places(report: Mapping[str, Any], status: str | None = None) -> list[Mapping[str, Any]]:
+    """The places over the query budget, worst first, those of one status if asked for."""
+    budget = report.get("budget")
+    return [place for place in (budget["over"] if budget else ()) if status in (None, place.get("status", "new"))]
+
+
+def fixed(report: Mapping[str, Any]) -> list[str]:
+    """A line for each finding and place of the baseline that is gone."""
+    baseline = report.get("baseline")
+    if not baseline:
+        return []
+    lines = [
+        f"{title(finding['rule'])}: {headline(finding)} [{one_line(finding['fingerprint'])}]"
+        for finding in baseline["fixed"]
+    ]
+    return lines + [
+        f"Query budget: {place_name(place)} needed {place['queries']:,} queries" for place in baseline["fixed_places"]
+    ]
+
+
+def unused(report: Mapping[str, Any]) -> list[str]:
+    """A line for each `[[ignore]]` rule that matched nothing."""
+    lines = []
+    for rule in report.get("ignored") or ():
+        if not rule["used"]:
+            named = ", ".join(f"{name} = {_value(value)}" for name, value in rule["match"].items())
+            lines.append(one_line(f"[[ignore]] rule {rule['number']} ({named}; reason: {rule['reason']})", 300))
+    return lines
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{name} = {_value(inner)}" for name, inner in value.items()) + " }"
+    return "[" + ", ".join(map(_value, value)) + "]" if isinstance(value, list) else f'"{value}"'
+
+
+def place_name(place: Mapping[str, Any]) -> str:
+    """`route /posts`, or where no tag says which it is, `a unit of work`."""
+    name: str = place["id"]
+    return "a unit of work" if name.startswith("query=") else one_line(name.replace("=", " "), 200)
+
+
+def place_headline(place: Mapping[str, Any], max_queries: int) -> str:
+    return f"{place_name(place)} needs {plural(place['queries'], 'query')}, {max_queries:,} are allowed"
+
+
+def place_figures(place: Mapping[str, Any]) -> str:
+    """In how many units of work, the time of the worst one, and what is not counted as a query."""
+    parts = [f"in {plural(place['occurrences'], 'unit')} of work", f"{milliseconds(place['total_ms'])} in the worst"]
+    if place["other_statements"]:
+        parts.append(f"beside {plural(place['other_statements'], 'statement')} for transactions and settings")
+    return ", ".join(parts)
+
+
 def summary(report: Mapping[str, Any]) -> str:
-    """One line: what was found in how much."""
-    findings = report["findings"]
+    """One paragraph: what was found in how much; what is known, fixed and ignored; the budget."""
     seen = (
         f"{plural(report['statements'], 'statement')} in {plural(report['sessions'], 'session')}"
         f" over {report['duration_s']:,.1f} s"
     )
-    if not findings:
-        if not report["statements"]:
-            return "No statement came through the proxy: is the application connected to it?"
-        return f"Nothing found: no N+1, redundant or slow queries among {seen}."
+    if report["findings"]:
+        return " ".join([_findings(report), *_beside(report), f"{seen}."])
+    if not report["statements"]:
+        return "No statement came through the proxy: is the application connected to it?"
+    nothing = "Nothing else" if any(rule["findings"] for rule in report.get("ignored") or ()) else "Nothing"
+    return " ".join([f"{nothing} found: no N+1, redundant or slow queries among {seen}.", *_beside(report)])
+
+
+def _beside(report: Mapping[str, Any]) -> list[str]:
+    out = []
+    gone = len(fixed(report))
+    if gone:
+        out.append(f"{gone:,} of the baseline {'is' if gone == 1 else 'are'} fixed.")
+    ignored = sum(rule["findings"] for rule in report.get("ignored") or ())
+    if ignored:
+        out.append(f"{plural(ignored, 'finding')} ignored.")
+    budget = report.get("budget")
+    if budget:
+        over = sum(place["occurrences"] for place in budget["over"])
+        out.append(
+            f"{f'{over:,}' if over else 'None'} of {plural(budget['units'], 'unit')} of work over the budget of "
+            f"{plural(budget['max_queries'], 'query')}."
+        )
+    return out
+
+
+def verdict(report: Mapping[str, Any]) -> str:
+    """One line that says why the check has its exit code; "" for a report that nobody judged."""
+    check = report.get("check")
+    if check is None:
+        return ""
+    reasons = []
+    noun = "new finding" if report.get("baseline") else "finding"
+    failing = sum(1 for one in check["findings"] if one["fails"])
+    if failing:
+        reasons.append(plural(failing, noun))
+    over = sum(1 for place in places(report) if place["fails"])
+    if over:
+        reasons.append(f"{plural(over, 'place')} over the query budget")
+    if check["command"]:
+        ended = f"The command ended with {check['command']}"
+        return f"{ended}; {' and '.join(reasons)}." if reasons else f"{ended}."
+    if reasons:
+        return f"Check failed: {' and '.join(reasons)}."
+    lenient = any(one["status"] == "new" for one in check["findings"])
+    return f"Check passed: it fails on {', '.join(check['fail_on']) or 'no rule'}." if lenient else "Check passed."
+
+
+def _findings(report: Mapping[str, Any]) -> str:
+    findings = report["findings"]
     by_severity = []
     for severity, noun in (("error", "error"), ("warning", "warning"), ("info", "note")):
         number = sum(1 for finding in findings if finding["severity"] == severity)
@@ -142,4 +279,6 @@ def summary(report: Mapping[str, Any]) -> str:
             by_severity.append(plural(number, noun))
     saved = sum(finding["avoidable_round_trips"] for finding in findings)
     gain = f"; {plural(saved, 'round trip')} could be saved" if saved else ""
-    return f"{plural(len(findings), 'finding')} ({', '.join(by_severity)}){gain}. {seen}."
+    known = len(judged(report, "known"))
+    shares = f": {len(findings) - known:,} new, {known:,} known" if report.get("baseline") else ""
+    return f"{plural(len(findings), 'finding')} ({', '.join(by_severity)}){shares}{gain}."
