@@ -25,18 +25,22 @@ import uvloop
 
 from pgloupe.cache.cache import Cache
 from pgloupe.cache.dependencies import Dependencies
+from pgloupe.catalog.reader import CatalogReader
 from pgloupe.config import OPTIONS, Allow, Settings
 from pgloupe.errors import SettingsError
 from pgloupe.net.desk import CacheDesk
 from pgloupe.net.listener import Limits, Listener
 from pgloupe.net.tasks import Tasks
+from pgloupe.net.tls import TlsContexts
 from pgloupe.ops.slow_log import SlowLog
 from pgloupe.ops.statistics import Statistics
+from pgloupe.report.budget import Budget
+from pgloupe.report.ignores import Ignores
 from pgloupe.report.model import Report
 from pgloupe.session.context import Context, sets_by_function
 from pgloupe.session.gate import GatedSession
 from pgloupe.session.session import Session
-from pgloupe.urls import Address
+from pgloupe.urls import Address, parse_upstream
 from pgloupe_rules.cacheable import AllowRule, CacheRules, EffectKind, effect_of
 from pgloupe_rules.engine import Engine
 from pgloupe_rules.engine import Settings as EngineSettings
@@ -61,7 +65,7 @@ TICK_S: Final = 1.0
 
 class App:
     """One proxy: `start`, then `drain` or `stop`. `slow_line` gets each line of the slow log, `on_finding` each finding
-    when it is made."""
+    when it is made and not ignored. `max_queries` is a budget for each unit of work."""
 
     def __init__(
         self,
@@ -70,6 +74,7 @@ class App:
         *,
         slow_findings: bool = False,
         on_finding: Callable[[Finding], None] | None = None,
+        max_queries: int | None = None,
     ) -> None:
         self.settings = settings
         self._on_finding = on_finding
@@ -79,6 +84,8 @@ class App:
             settings.slow_ms, slow_line, parameters=settings.slow_log_parameters, clock=lambda: datetime.now(UTC)
         )
         self.findings = Report()
+        self.ignores = Ignores(settings.ignore)
+        self.budget = None if max_queries is None else Budget(max_queries)
         self.statements = 0
         self.sessions = 0
         self.cache: Cache | None = None
@@ -86,6 +93,9 @@ class App:
         self._defaults = 0
         self._started_s = time.monotonic()
         self._slow_findings = slow_findings
+        self.tls = TlsContexts(settings.tls)
+        self._catalog = self.tls.catalog_options()
+        self.catalog_reader = CatalogReader(_catalog_url(settings), self._tasks.spawn, connect=self._catalog)
         self.engine = self._make_engine(settings)
         desk = None
         if settings.cache_allow:
@@ -97,6 +107,7 @@ class App:
             self,
             desk,
             _limits(settings),
+            self.tls,
         )
 
     def _make_engine(self, settings: Settings) -> Engine:
@@ -107,16 +118,20 @@ class App:
             EngineSettings(threshold=settings.threshold, slow_ms=settings.slow_ms if self._slow_findings else None),
             decide_rules=(rules,),
             on_failure=self._rule_failed,
+            catalogs=self.catalog_reader.catalogs,
+            on_unit=self.budget.add if self.budget is not None else None,
         )
 
     def _make_cache(self) -> Cache:
         settings = self.settings
+        url = settings.cache_catalog_url or settings.catalog_url
+        catalog = parse_upstream(url) if url is not None else settings.upstream
         try:
             return Cache(
                 memory_bytes=settings.cache_memory_bytes,
                 redis_url=settings.cache_redis,
                 redis_timeout_s=settings.cache_redis_timeout_s,
-                dependencies=Dependencies(settings.cache_catalog_url or settings.upstream.plain_url),
+                dependencies=Dependencies(catalog.plain_url, connect=self._catalog),
             )
         except ValueError as error:
             raise SettingsError(f"cache.redis: {error}") from None
@@ -165,8 +180,9 @@ class App:
 
     # --- what the sessions report ---
 
-    def session_started(self, _info: SessionInfo) -> None:
+    def session_started(self, info: SessionInfo) -> None:
         self.sessions += 1
+        self.engine.start_session(info)
 
     def observe(self, outcomes: list[Outcome]) -> None:
         try:
@@ -217,6 +233,7 @@ class App:
             await asyncio.sleep(TICK_S)
             now_s = time.monotonic()
             self._found(self.engine.tick(now_s))
+            self.catalog_reader.tick()
             self.listener.tick(now_s)
 
     def reload(self, settings: Settings) -> list[str]:
@@ -233,10 +250,16 @@ class App:
             kept["cache_allow"] = ()
             restart.append("cache.allow")
         settings = replace(settings, **kept)
+        engine = None
         if settings.threshold != before.threshold or settings.cache_allow != before.cache_allow:
             engine = self._make_engine(settings)
+        self.tls.reload(settings.tls)
+        self._catalog.update(self.tls.catalog_options())
+        if engine is not None:
             self.close_units()
             self.engine = engine
+        if settings.ignore != before.ignore:
+            self.ignores = Ignores(settings.ignore)
         self.settings = settings
         self.slow_log.configure(settings.slow_ms, parameters=settings.slow_log_parameters)
         self.listener.limits = _limits(settings)
@@ -250,6 +273,7 @@ class App:
     async def stop(self) -> None:
         """End everything now."""
         await self.listener.stop()
+        self.catalog_reader.close()
         await self._tasks.close()
         if self.cache is not None:
             await self.cache.stop()
@@ -260,6 +284,7 @@ class App:
         self._found(self.engine.close())
 
     def _found(self, findings: list[Finding]) -> None:
+        findings = self.ignores.take(findings)
         self.findings.add(findings)
         if self._on_finding is not None:
             for finding in findings:
@@ -267,13 +292,17 @@ class App:
 
     def report(self, *, show_values: bool = False) -> dict[str, Any]:
         """The report so far, version 1. Units of work still open are not in it."""
-        return self.findings.to_dict(
+        report = self.findings.to_dict(
             self.statistics.rows(),
             self.statements,
             self.sessions,
             time.monotonic() - self._started_s,
             show_values=show_values,
+            covered=self.ignores.covers,
         )
+        report["ignored"] = self.ignores.to_list()
+        report["budget"] = self.budget.to_dict() if self.budget is not None else None
+        return report
 
     def cache_statistics(self) -> dict[str, Any]:
         """Counters of the cache; empty without one."""
@@ -288,6 +317,13 @@ def _limits(settings: Settings) -> Limits:
         max_startup_bytes=settings.max_startup_bytes,
         client_idle_timeout_s=settings.client_idle_timeout_s,
     )
+
+
+def _catalog_url(settings: Settings) -> str | None:
+    """The URL for reading the catalogs for the rules; None where nobody says as whom."""
+    url = settings.catalog_url or settings.cache_catalog_url
+    upstream = parse_upstream(url) if url is not None else settings.upstream
+    return upstream.plain_url if upstream.user else None
 
 
 def _allow_rule(rule: Allow) -> AllowRule:

@@ -17,7 +17,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from pgloupe.errors import SettingsError
-from pgloupe.urls import Address, Upstream, parse_listen, parse_upstream
+from pgloupe.report.ignores import KEYS as _IGNORE_KEYS
+from pgloupe.report.ignores import Ignore, parse_ignore
+from pgloupe.sslmode import ClientTls, Tls, catalog_tls, client_tls, parse_mode, server_tls
+from pgloupe.urls import Address, Upstream, parse_listen, parse_upstream, shown
 from pgloupe.wire.codes import MAX_STARTUP_BYTES
 
 
@@ -53,6 +56,34 @@ class Settings:
     cache_redis_timeout_s: float
     cache_catalog_url: str | None
     cache_allow: tuple[Allow, ...]
+    ignore: tuple[Ignore, ...] = ()
+    client_tls_sslmode: str = "disable"
+    client_tls_key_file: str = ""
+    client_tls_cert_file: str = ""
+    client_tls_ca_file: str = ""
+    server_tls_sslmode: str = ""
+    server_tls_ca_file: str = ""
+    server_tls_key_file: str = ""
+    server_tls_cert_file: str = ""
+    catalog_url: str | None = None
+
+    @property
+    def tls(self) -> Tls:
+        """What follows for both sides from the keys and the URLs. Raises SettingsError for what contradicts itself."""
+        keys = {key: getattr(self, f"server_tls_{key}") for key in ("sslmode", "ca_file", "key_file", "cert_file")}
+        try:
+            server = server_tls(keys, self.upstream)
+            catalog = server
+            url = self.cache_catalog_url or self.catalog_url
+            if url is not None:
+                catalog = catalog_tls(keys, parse_upstream(url))
+            return Tls(self._client_tls(), server, catalog)
+        except ValueError as error:
+            raise SettingsError(str(error)) from None
+
+    def _client_tls(self) -> ClientTls:
+        files = (self.client_tls_key_file, self.client_tls_cert_file, self.client_tls_ca_file)
+        return client_tls(self.client_tls_sslmode, *files)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,12 +156,18 @@ def _boolean(value: object) -> bool:
     raise ValueError(f"{value!r} is neither true nor false")
 
 
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is not a text")
+    return value
+
+
 def _redis_url(value: object) -> str | None:
     text = str(value)
     if not text:
         return None
-    if not re.match(r"(redis|rediss|unix)://", text):
-        raise ValueError(f"{text!r} is not a Redis URL: write redis://host:6379/0")
+    if not re.match(r"(redis|rediss)://[^/]*(/\d*)?(\?.*)?$|unix://", text):
+        raise ValueError(f"{shown(text)!r} is not a Redis URL: write redis://host:6379/0")
     return text
 
 
@@ -160,21 +197,60 @@ OPTIONS: Final = (
     Option(
         "max_startup_bytes", _whole(8), MAX_STARTUP_BYTES, "Length of the longest StartupMessage, in bytes.", live=True
     ),
+    Option(
+        "client_tls_sslmode",
+        parse_mode,
+        "disable",
+        "TLS for clients: disable, allow, prefer, require, verify-ca, verify-full.",
+        live=True,
+    ),
+    Option("client_tls_key_file", _text, "", "Private key that clients see, in PEM.", live=True),
+    Option(
+        "client_tls_cert_file",
+        _text,
+        "",
+        "Certificate that clients see, with those between it and its CA, in PEM.",
+        live=True,
+    ),
+    Option("client_tls_ca_file", _text, "", "Certificates of those who sign clients' certificates, in PEM.", live=True),
+    Option(
+        "server_tls_sslmode",
+        lambda value: parse_mode(value) if value else "",
+        "",
+        "TLS to the server, as libpq's sslmode; prefer by default.",
+        live=True,
+    ),
+    Option(
+        "server_tls_ca_file", _text, "", "Certificates of those who sign the server's, in PEM, or system.", live=True
+    ),
+    Option("server_tls_key_file", _text, "", "Private key that the server sees, in PEM.", live=True),
+    Option("server_tls_cert_file", _text, "", "Certificate that the server sees, in PEM.", live=True),
+    Option(
+        "catalog_url",
+        _url,
+        None,
+        "URL for reading the catalogs, so that rules know foreign keys; the upstream's by default.",
+    ),
     Option("cache.memory_bytes", _whole(0), 64 << 20, "Memory for cached answers, in bytes."),
     Option("cache.redis", _redis_url, None, "URL of a Redis that several proxies share."),
     Option("cache.redis_timeout_s", parse_duration, 0.05, "Time that a look-up in Redis may take, in seconds."),
-    Option("cache.catalog_url", _url, None, "URL for reading the catalogs; the upstream's by default."),
+    Option("cache.catalog_url", _url, None, "URL for reading the catalogs; that of catalog_url by default."),
 )
 _BY_KEY: Final = {option.key: option for option in OPTIONS}
 _ALLOW_KEYS: Final = ("name", "tables", "template", "fingerprint", "ttl", "max_entry_bytes")
 
 
-def _flatten(values: Mapping[str, Any], origin: str) -> tuple[dict[str, Any], list[Any]]:
-    """Nested tables to dotted keys, and the list of `[[cache.allow]]`."""
+def _flatten(values: Mapping[str, Any], origin: str) -> tuple[dict[str, Any], list[Any], list[Any]]:
+    """Nested tables to dotted keys, and the lists of `[[cache.allow]]` and `[[ignore]]`."""
     flat: dict[str, Any] = {}
     allow: list[Any] = []
+    ignore: list[Any] = []
     for key, value in values.items():
-        if isinstance(value, Mapping):
+        if key == "ignore":
+            if not isinstance(value, list) or not all(isinstance(item, Mapping) for item in value):
+                raise SettingsError(f"{origin}: ignore is a list of tables: write [[ignore]]")
+            ignore = value
+        elif isinstance(value, Mapping):
             for inner, inner_value in value.items():
                 flat[f"{key}.{inner}"] = inner_value
         else:
@@ -186,8 +262,8 @@ def _flatten(values: Mapping[str, Any], origin: str) -> tuple[dict[str, Any], li
         allow = found
     for key in flat:
         if key not in _BY_KEY:
-            raise SettingsError(f"{origin}: unknown key {key!r}{_nearest(key, [*_BY_KEY, 'cache.allow'])}")
-    return flat, allow
+            raise SettingsError(f"{origin}: unknown key {key!r}{_nearest(key, [*_BY_KEY, 'cache.allow', 'ignore'])}")
+    return flat, allow, ignore
 
 
 def _nearest(key: str, known: list[str]) -> str:
@@ -230,6 +306,17 @@ def _allow(number: int, rule: Mapping[str, Any], origin: str) -> Allow:
     return Allow(name, ttl_s, tuple(tables), template, fingerprint, most)
 
 
+def _ignore(number: int, rule: Mapping[str, Any], origin: str) -> Ignore:
+    where = f"{origin}: [[ignore]] rule {number}"
+    for key in rule:
+        if key not in _IGNORE_KEYS:
+            raise SettingsError(f"{where}: unknown key {key!r}{_nearest(key, list(_IGNORE_KEYS))}")
+    try:
+        return parse_ignore(rule)
+    except ValueError as error:
+        raise SettingsError(f"{where}: {error}") from None
+
+
 def settings(
     values: Mapping[str, Any],
     *,
@@ -241,7 +328,7 @@ def settings(
 
     Raises SettingsError with one sentence that says what is wrong and where it came from.
     """
-    flat, allow = _flatten(values, origin)
+    flat, allow, ignore = _flatten(values, origin)
     chosen: dict[str, Any] = {}
     for option in OPTIONS:
         for value, source in (
@@ -267,7 +354,13 @@ def settings(
     for name in names:
         if names.count(name) > 1:
             raise SettingsError(f"{origin}: two [[cache.allow]] rules are called {name!r}")
-    return Settings(cache_allow=rules, **{option.field: chosen[option.key] for option in OPTIONS})
+    ignored = tuple(_ignore(number, rule, origin) for number, rule in enumerate(ignore, 1))
+    made = Settings(cache_allow=rules, ignore=ignored, **{option.field: chosen[option.key] for option in OPTIONS})
+    try:
+        made.tls  # noqa: B018 (it is what it raises that counts)
+    except SettingsError as error:
+        raise SettingsError(f"{origin}: {error}") from None
+    return made
 
 
 def load(flags: Mapping[str, Any], environ: Mapping[str, str], config: str | None) -> Settings:

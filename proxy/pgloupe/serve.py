@@ -107,7 +107,9 @@ async def _serve(settings: Settings, report: str | None, read: Callable[[], Sett
         loop.add_signal_handler(number, signals.put_nowait, number)
     loop.add_signal_handler(signal.SIGHUP, _reload, app, read)
     address = await app.start()
-    sys.stdout.write(f"DATABASE_URL={proxy_url(settings.upstream, address, password=False)}\n")
+    sys.stdout.write(
+        f"DATABASE_URL={proxy_url(settings.upstream, address, password=False, encrypted=settings.tls.client.required)}\n"
+    )
     sys.stdout.write(f"listening on {address}\n")
     sys.stdout.flush()
     if await signals.get() == signal.SIGTERM:

@@ -12,6 +12,40 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 _SCHEMES: Final = ("postgres", "postgresql")
 _EXAMPLE: Final = "write postgres://user@host:5432/database"
 
+_TLS_PARAMETERS: Final = frozenset(
+    {
+        "channel_binding",
+        "gssdelegation",
+        "gssencmode",
+        "gsslib",
+        "krbsrvname",
+        "require_auth",
+        "requiressl",
+        "ssl",
+        "ssl_max_protocol_version",
+        "ssl_min_protocol_version",
+        "sslaccept",
+        "sslcert",
+        "sslcertmode",
+        "sslcompression",
+        "sslcrl",
+        "sslcrldir",
+        "sslidentity",
+        "sslkey",
+        "sslkeylogfile",
+        "sslmode",
+        "sslnegotiation",
+        "sslpassword",
+        "sslrootcert",
+        "sslsni",
+        "uselibpqcompat",
+    }
+)
+"""Of libpq and of drivers that have more: how a connection is encrypted and who has to prove what."""
+
+_SSL_VALUES: Final = {"true": "require", "1": "require", "false": "disable", "0": "disable"}
+_NOT_DONE: Final = ("sslcrl", "sslcrldir", "sslpassword")
+
 
 @dataclass(frozen=True, slots=True)
 class Address:
@@ -25,6 +59,17 @@ class Address:
 
 
 @dataclass(frozen=True, slots=True)
+class UrlTls:
+    """What a URL says of TLS, "" for what it does not say. See `sslmode` for what becomes of it."""
+
+    sslmode: str = ""
+    sslrootcert: str = ""
+    sslcert: str = ""
+    sslkey: str = ""
+    sslnegotiation: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Upstream:
     """The server. `host` that begins with `/` is the directory of a Unix-domain socket."""
 
@@ -35,11 +80,14 @@ class Upstream:
     database: str
     url: str
     """As given, with its password: never to be shown."""
+    tls: UrlTls = UrlTls()
 
     @property
     def plain_url(self) -> str:
-        """The URL without a driver's suffix in its scheme."""
-        return "postgresql://" + self.url.partition("://")[2]
+        """The URL without a driver's suffix in its scheme and without what it says of TLS."""
+        base, mark, query = self.url.partition("://")[2].partition("?")
+        query = _without(query, _TLS_PARAMETERS)
+        return "postgresql://" + base + (mark + query if query else "")
 
     @property
     def socket_path(self) -> str | None:
@@ -68,21 +116,19 @@ def parse_upstream(text: str) -> Upstream:
     """A postgres:// or postgresql:// URL, with or without a driver's suffix. Raises ValueError without the password."""
     scheme, colon, _ = text.partition("://")
     if not colon or scheme.split("+")[0] not in _SCHEMES:
-        raise ValueError(f"{_shown(text)!r} is not a PostgreSQL URL: {_EXAMPLE}")
+        raise ValueError(f"{shown(text)!r} is not a PostgreSQL URL: {_EXAMPLE}")
     try:
         parts = urlsplit("postgres" + text[len(scheme) :])
         port = parts.port
     except ValueError:
-        raise ValueError(f"{_shown(text)!r} has no valid host and port: {_EXAMPLE}") from None
+        raise ValueError(f"{shown(text)!r} has no valid host and port: {_EXAMPLE}") from None
     if "," in parts.netloc:
         raise ValueError("several hosts in one URL are not supported: name one server")
     # not parts.hostname: it folds the case, and a percent-encoded socket directory has one
     name = parts.netloc.rpartition("@")[2]
     name = name[1 : name.index("]")] if name.startswith("[") else name.partition(":")[0]
     query = dict(parse_qsl(parts.query))
-    sslmode = query.get("sslmode", "prefer")
-    if sslmode not in ("disable", "allow", "prefer"):
-        raise ValueError(f"sslmode={sslmode} is not supported yet: the connection to the server is not encrypted")
+    tls = _url_tls(query)
     port_text = query.get("port", "")
     if port_text and not port_text.isdigit():
         raise ValueError(f"port={port_text} is not a port: {_EXAMPLE}")
@@ -95,17 +141,43 @@ def parse_upstream(text: str) -> Upstream:
         password=unquote(parts.password) if parts.password is not None else query.get("password"),
         database=unquote(parts.path.lstrip("/")) or query.get("dbname", "") or user,
         url=text,
+        tls=tls,
     )
 
 
-def _shown(text: str) -> str:
-    """The URL without what may be a password."""
-    head, at, tail = text.rpartition("@")
-    return f"{head.partition(':')[0]}:…@{tail}" if at else text
+def _url_tls(query: dict[str, str]) -> UrlTls:
+    mode = query.get("sslmode", "")
+    if not mode and "ssl" in query:
+        mode = _SSL_VALUES.get(query["ssl"].lower(), query["ssl"])
+    if mode == "no-verify" or (not mode and query.get("requiressl") == "1"):
+        mode = "require"  # no-verify is node-postgres' word for it
+    if mode not in ("", "disable", "allow", "prefer", "require", "verify-ca", "verify-full"):
+        raise ValueError(f"sslmode={mode} is none of disable, allow, prefer, require, verify-ca, verify-full")
+    negotiation = query.get("sslnegotiation", "")
+    if negotiation not in ("", "postgres", "direct"):
+        raise ValueError(f"sslnegotiation={negotiation} is neither postgres nor direct")
+    for name in _NOT_DONE:
+        if query.get(name) and mode != "disable":
+            raise ValueError(f"{name} is not supported in the URL of the server")
+    return UrlTls(mode, query.get("sslrootcert", ""), query.get("sslcert", ""), query.get("sslkey", ""), negotiation)
+
+
+def _without(query: str, names: frozenset[str]) -> str:
+    """A query without the parameters of these names, in whatever case they are written."""
+    return "&".join(item for item in query.split("&") if item and unquote(item.split("=")[0]).lower() not in names)
+
+
+def shown(text: str) -> str:
+    """What should be a URL, without what may be a password: for error messages."""
+    plain, mark, _ = text.partition("?")
+    head, at, tail = plain.rpartition("@")
+    plain = f"{head.partition(':')[0]}:…@{tail}" if at else plain
+    return f"{plain}?…" if mark else plain
 
 
 def rewrite(url: str, address: Address, upstream: Upstream | None = None) -> str:
-    """`url` pointing at `address`, with its scheme, driver suffix and parameters kept.
+    """`url` pointing at `address`, with its scheme, driver suffix and parameters kept, less those about TLS: the
+    address is a proxy of our own that speaks plain text.
 
     User, password and database are those of `upstream`, which says where the data are; its own where that names none.
     """
@@ -116,9 +188,7 @@ def rewrite(url: str, address: Address, upstream: Upstream | None = None) -> str
     if upstream is not None:
         userinfo = _userinfo(userinfo, upstream)
         path = "/" + quote(upstream.database, safe="") if upstream.database else path
-    query = "&".join(
-        item for item in parts.query.split("&") if item and item.split("=")[0] not in ("host", "port", "hostaddr")
-    )
+    query = _without(parts.query, _TLS_PARAMETERS | {"host", "port", "hostaddr"})
     out = f"{scheme}://{userinfo + '@' if userinfo else ''}{address}{path}"
     return out + (f"?{query}" if query else "")
 
@@ -132,10 +202,12 @@ def _userinfo(own: str, upstream: Upstream) -> str:
     return f"{name}:{password}" if password else name
 
 
-def proxy_url(upstream: Upstream, address: Address, *, password: bool) -> str:
-    """The URL for an application that is to use the proxy at `address`; without the password unless asked."""
+def proxy_url(upstream: Upstream, address: Address, *, password: bool, encrypted: bool = False) -> str:
+    """The URL for an application that is to use the proxy at `address`; without the password unless asked. `encrypted`:
+    the proxy accepts nothing else."""
     user = quote(upstream.user, safe="")
     if password and upstream.password is not None:
         user += ":" + quote(upstream.password, safe="")
     shown = replace(address, host="127.0.0.1") if address.host in ("0.0.0.0", "::") else address  # noqa: S104
-    return f"postgres://{user + '@' if user else ''}{shown}/{quote(upstream.database, safe='')}"
+    parameters = "?sslmode=require" if encrypted else ""
+    return f"postgres://{user + '@' if user else ''}{shown}/{quote(upstream.database, safe='')}{parameters}"

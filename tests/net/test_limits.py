@@ -63,11 +63,20 @@ def test_a_client_over_max_connections_that_asks_for_tls_first_is_told_too(two: 
         assert errors(third.start()) == TOO_MANY
 
 
-def test_a_query_can_be_cancelled_while_max_connections_are_there(two: Proxy) -> None:
+def asleep(direct: str, client: Raw) -> None:
+    """Wait until the server runs the client's pg_sleep: a request that comes before cancels nothing."""
+    with Raw(direct) as watching:
+        watching.start()
+        state = f"SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND pid = {client.process}"
+        eventually(lambda: watching.query(state)[1][11:] == b"1")
+
+
+def test_a_query_can_be_cancelled_while_max_connections_are_there(direct: str, two: Proxy) -> None:
     with Raw(two.url) as first, Raw(two.url) as second, Raw(two.url) as canceller:
         first.start()
         second.start()
         first.send(build_query("SELECT pg_sleep(60)"))
+        asleep(direct, first)
         canceller.send(build_cancel_request(first.process, first.key[4:]))
         assert canceller.read() is None
         assert [code for _, code, _ in errors(first.until("Z"))] == ["57014"]

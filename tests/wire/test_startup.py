@@ -177,3 +177,55 @@ def test_bytes_behind_a_request_for_encryption_are_an_attack() -> None:
 def test_a_tls_hello_is_no_startup_packet() -> None:
     with pytest.raises(ProtocolViolation):
         Greeting().receive(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc")
+
+
+# --- with TLS ---
+
+
+def test_a_request_for_tls_is_accepted_and_the_greeting_begins_again_inside() -> None:
+    greeting = Greeting(tls=True)
+    assert greeting.receive(build_gssenc_request()) == b"N"
+    assert greeting.receive(build_ssl_request()) == b"S"
+    assert greeting.upgrade == b""
+    assert not greeting.direct
+    greeting.secured()
+    assert greeting.upgrade is None
+    assert greeting.receive(build_startup({"user": "a"})) == b""
+    assert isinstance(greeting.result, StartupMessage)
+    assert greeting.secure
+
+
+@pytest.mark.parametrize("request_bytes", [build_ssl_request(), build_gssenc_request()])
+def test_encryption_is_not_asked_for_inside_of_tls(request_bytes: bytes) -> None:
+    greeting = Greeting(tls=True)
+    greeting.receive(build_ssl_request())
+    greeting.secured()
+    with pytest.raises(ProtocolViolation, match="inside of TLS"):
+        greeting.receive(request_bytes)
+
+
+def test_bytes_behind_a_request_that_would_be_accepted_are_an_attack() -> None:
+    with pytest.raises(ProtocolViolation, match="unencrypted data"):
+        Greeting(tls=True).receive(build_ssl_request() + b"\x16")
+
+
+def test_a_handshake_may_begin_at_once_and_only_then() -> None:
+    greeting = Greeting(tls=True)
+    assert greeting.receive(b"\x16\x03\x01") == b""
+    assert (greeting.upgrade, greeting.direct, greeting.secure) == (b"\x16\x03\x01", True, False)
+    greeting = Greeting(tls=True)
+    greeting.receive(build_gssenc_request())
+    with pytest.raises(ProtocolViolation):
+        greeting.receive(b"\x16\x03\x01\x02\x00")
+
+
+@given(st.lists(st.binary(max_size=12), max_size=6), st.booleans())
+def test_arbitrary_greetings_give_an_answer_or_a_protocol_violation(chunks: list[bytes], tls: bool) -> None:
+    greeting = Greeting(tls=tls)
+    for chunk in chunks:
+        try:
+            assert greeting.receive(chunk) in (b"", b"S", b"N")
+        except ProtocolViolation:
+            break
+        if greeting.result is not None or greeting.upgrade is not None:
+            break

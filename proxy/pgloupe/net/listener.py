@@ -1,7 +1,8 @@
 """The port that clients connect to.
 
-A connection goes through `Greeting` (what comes before there is a server), then the server is dialled and a `Link` joins
-the two. A connection that sends nonsense is closed and nobody else notices; one that takes too long is told so.
+A connection goes through `Greeting` (what comes before there is a server), with a TLS handshake in between if the
+client wants one; then the server is dialled, `login` does what a server on TLS needs, and a `Link` joins the two. A
+connection that sends nonsense is closed and nobody else notices; one that takes too long is told so.
 
 Limits (`Limits`, replaced as a whole when the settings are read again): a client over `max_connections` is still greeted, so
 that it gets PostgreSQL's answer to its StartupMessage and not a broken handshake, and may cancel. So connections that have
@@ -24,8 +25,10 @@ from typing import Final, cast
 
 from pgloupe.errors import FeatureNotSupported, PgloupeError, ProtocolViolation, ServerUnreachable, ShuttingDown
 from pgloupe.net.dial import cancel, dial, set_options
-from pgloupe.net.link import Backend, Desk, Hooks, Link, clock
+from pgloupe.net.link import Backend, Desk, Hooks, Link, clock, in_flight
+from pgloupe.net.login import ClientLeft, Peer, departed, log_in
 from pgloupe.net.tasks import Tasks
+from pgloupe.net.tls import ALPN, HandshakeFailed, TlsContexts, TlsTransport, accept_tls
 from pgloupe.session.greeting import Greeting
 from pgloupe.session.session import Session
 from pgloupe.session.states import Phase
@@ -46,6 +49,9 @@ POLL_S: Final = 0.05
 
 GOODBYE_S: Final = 1.0
 """How long clients that do not read are waited for at the end."""
+
+GOODBYE_MOST_S: Final = 10.0
+"""How long clients that read slowly are waited for."""
 
 SHUTDOWN: Final = "terminating connection due to administrator command"
 
@@ -68,6 +74,12 @@ class IdleTimeout(PgloupeError):
     sqlstate = "57P05"
 
 
+class NotEncrypted(PgloupeError):
+    """As the server says it when no line of pg_hba.conf lets such a client in."""
+
+    sqlstate = "28000"
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """What a client may take. Times in seconds."""
@@ -88,11 +100,15 @@ class Frontend(asyncio.Protocol):
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
-        self._greeting: Greeting | None = Greeting(listener.limits.max_startup_bytes)
+        self._context = listener.tls.client
+        self._tls = listener.tls.settings.client
+        self._greeting: Greeting | None = Greeting(listener.limits.max_startup_bytes, tls=self._context is not None)
         self._link: Link | None = None
         self._transport: asyncio.Transport | None = None
         self._deadline: asyncio.TimerHandle | None = None
         self._client = ""
+        self._asked: Peer | None = None  # while the login asks the client itself
+        self._joining: asyncio.Task[None] | None = None
 
     @property
     def link(self) -> Link | None:
@@ -110,6 +126,9 @@ class Frontend(asyncio.Protocol):
         self._deadline = asyncio.get_running_loop().call_later(self._listener.limits.auth_timeout_s, self._late)
 
     def data_received(self, data: bytes) -> None:
+        if self._asked is not None:
+            self._asked.data_received(data)
+            return
         if self._link is not None:
             self._link.from_frontend(data)
             return
@@ -119,7 +138,7 @@ class Frontend(asyncio.Protocol):
         try:
             reply = greeting.receive(data)
         except ProtocolViolation as error:
-            _log.info("client %s: %s", self._client, error)
+            _log.info("client %s: %s", self._client, str(error))
             if str(error).startswith("unsupported frontend protocol"):
                 self.refuse(FeatureNotSupported(str(error)))
             else:
@@ -127,7 +146,10 @@ class Frontend(asyncio.Protocol):
             return
         if reply:
             transport.write(reply)
-        if greeting.result is not None:
+        if greeting.upgrade is not None:
+            transport.pause_reading()
+            self._listener.tasks.spawn(self._secure(greeting, transport, greeting.upgrade))
+        elif greeting.result is not None:
             self._greeting = None
             transport.pause_reading()
             if isinstance(greeting.result, CancelRequest):
@@ -135,9 +157,34 @@ class Frontend(asyncio.Protocol):
             else:
                 self._start(greeting.result, greeting.rest)
 
+    async def _secure(self, greeting: Greeting, raw: asyncio.Transport, head: bytes) -> None:
+        """The TLS handshake."""
+        assert self._context is not None
+        try:
+            transport = await accept_tls(raw, self, self._context, head, self._listener.limits.auth_timeout_s)
+        except HandshakeFailed as error:
+            _log.info("client %s: %s", self._client, str(error))
+            self.connection_lost(None)  # nobody else says so
+            return
+        if self._transport is None:
+            transport.abort()
+            return
+        self._transport = transport
+        if greeting.direct and transport.alpn != ALPN:
+            _log.info("client %s: it began with TLS and did not name the protocol (ALPN %s) in it", self._client, ALPN)
+            transport.close()
+            return
+        greeting.secured()
+
     def _start(self, startup: StartupMessage, rest: bytes) -> None:
         transport, limits = self._transport, self._listener.limits
         assert transport is not None
+        if self._tls.required and not isinstance(transport, TlsTransport):
+            self.refuse(NotEncrypted("this proxy accepts encrypted connections only: connect with sslmode=require"))
+            return
+        if self._tls.verified and isinstance(transport, TlsTransport) and transport.peer_certificate is None:
+            self.refuse(NotEncrypted("connection requires a valid client certificate"))
+            return
         if len(self._listener.admitted) >= limits.max_connections:
             _log.warning("client %s: refused, max_connections = %d are there", self._client, limits.max_connections)
             self.refuse(TooManyConnections("sorry, too many clients already"))
@@ -155,28 +202,66 @@ class Frontend(asyncio.Protocol):
         session = self._listener.make_session(info, startup.parameters)
         link = Link(session, transport, self._listener.hooks, self._listener.desk, self._link_closed)
         self._link = link
-        self._listener.tasks.spawn(self._dial(link, startup.raw, rest))
+        self._joining = self._listener.tasks.spawn(self._join(link, startup.raw, rest))
 
-    async def _dial(self, link: Link, first: bytes, rest: bytes) -> None:
+    async def _join(self, link: Link, first: bytes, rest: bytes) -> None:
+        """Connect to the server, have the login done as far as it needs us, and let the link take over."""
         listener = self._listener
+        server = Peer()
+        said = b""
         try:
-            backend, _ = await dial(listener.upstream, lambda: Backend(link), listener.limits.connect_timeout_s)
-        except ServerUnreachable as error:
-            _log.warning("client %s: %s", self._client, error)
+            backend, _ = await dial(listener.upstream, lambda: server, listener.limits.connect_timeout_s, listener.tls)
+            try:
+                if isinstance(backend, TlsTransport):
+                    backend.write(first)
+                    first = b""
+                    rest, said = await self._log_in(server, backend, rest)
+                if self._transport is None or self._transport.is_closing():
+                    raise ClientLeft("the client left")
+            except BaseException:
+                backend.abort()
+                raise
+        except ClientLeft:
+            self._close()
+            return
+        except PgloupeError as error:
+            _log.warning("client %s: %s", self._client, str(error))
             self.refuse(error)
             return
-        if self._transport is None or self._transport.is_closing():
-            backend.abort()
-            return
+        finally:
+            self._asked = self._joining = None
+        backend.set_protocol(Backend(link))
         link.connected(backend, first)
         if rest:
             link.from_frontend(rest)
+        said += server.rest()
+        if said:
+            link.from_backend(said)
+        if server.ended:
+            link.backend_gone(server.error)
+
+    async def _log_in(self, server: Peer, backend: TlsTransport, rest: bytes) -> tuple[bytes, bytes]:
+        """What the client sent beyond its part of the login, and what it is to get first."""
+        frontend = self._transport
+        if frontend is None:
+            raise ClientLeft("the client left")
+        server.attach(backend)
+        self._asked = client = Peer()
+        client.data_received(rest)
+        said = await log_in(server, backend, frontend, client, self._client)
+        if not frontend.is_closing():
+            frontend.pause_reading()
+        return client.rest(), said
 
     async def _cancel(self, request: CancelRequest) -> None:
         try:
-            await cancel(self._listener.upstream, request.raw, self._listener.limits.connect_timeout_s)
+            listener = self._listener
+            await cancel(listener.upstream, request.raw, listener.limits.connect_timeout_s, listener.tls)
         except ServerUnreachable as error:
-            _log.warning("client %s: a cancel request got lost: %s", self._client, error)
+            _log.warning("client %s: a cancel request got lost: %s", self._client, str(error))
+        self._close()
+
+    def _close(self) -> None:
         if self._transport is not None:
             self._transport.close()
 
@@ -196,11 +281,15 @@ class Frontend(asyncio.Protocol):
             self._link.terminate(error)
 
     def eof_received(self) -> bool:
+        if isinstance(self._transport, TlsTransport):
+            return False  # the transport closes in any case
         return self._link.frontend_eof() if self._link is not None else False
 
     def connection_lost(self, _error: Exception | None) -> None:
         self._transport = None
         self._forget()
+        if self._asked is not None and self._asked.waiting:
+            departed(self._client)
         if self._link is not None:
             self._link.frontend_gone()
 
@@ -224,7 +313,15 @@ class Frontend(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    @property
+    def unread(self) -> int:
+        """Bytes that the client has not read yet, as far as the system tells."""
+        transport = self._transport
+        return transport.get_write_buffer_size() + in_flight(transport) if transport is not None else 0
+
     def _link_closed(self) -> None:
+        if self._joining is not None:
+            self._joining.cancel()
         if self._transport is None or not self._transport.get_write_buffer_size():
             self._forget()
 
@@ -246,12 +343,14 @@ class Listener:
         hooks: Hooks,
         desk: Desk | None = None,
         limits: Limits | None = None,
+        tls: TlsContexts | None = None,
     ) -> None:
         self.upstream = upstream
         self.make_session = make_session
         self.hooks = hooks
         self.desk = desk
         self.limits = limits or Limits()
+        self.tls = tls or TlsContexts()
         self.frontends: set[Frontend] = set()
         self.admitted: set[Frontend] = set()
         """Those with a StartupMessage that was not refused."""
@@ -301,12 +400,21 @@ class Listener:
         for frontend in list(self.frontends):
             frontend.end(ShuttingDown(SHUTDOWN))
         await self.tasks.close()
-        deadline = clock() + GOODBYE_S
-        while self.frontends and clock() < deadline:  # noqa: ASYNC110 (until what they were told is written)
+        began_s = seen_s = clock()
+        left = self._unread()
+        while self.frontends and clock() < min(seen_s + GOODBYE_S, began_s + GOODBYE_MOST_S):
             await asyncio.sleep(0.01)
+            now_left = self._unread()
+            if now_left < left:
+                seen_s = clock()
+            left = now_left
         for frontend in list(self.frontends):
             frontend.abort()
         await asyncio.sleep(0)  # let the transports say that they are closed
+
+    def _unread(self) -> int:
+        """Bytes on their way to clients."""
+        return sum(frontend.unread for frontend in self.frontends)
 
     def _close_port(self) -> None:
         if self._server is not None:

@@ -18,6 +18,9 @@ _THREE_INTS: Final = Struct("!III")
 
 MIN_STARTUP_BYTES: Final = 8
 
+TLS_HANDSHAKE: Final = 0x16
+"""First byte of a TLS handshake. No start-up packet begins with it: it would be far too long."""
+
 
 @dataclass(frozen=True, slots=True)
 class StartupMessage:
