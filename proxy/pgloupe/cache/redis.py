@@ -80,6 +80,7 @@ class RedisLink:
         self._timer: asyncio.TimerHandle | None = None
         self._late = False
         self._lived = False
+        self._told = False  # how the first attempt ended; later changes are told when they come
         self._task: asyncio.Task[None] | None = None
         self.up = False
         self.errors = 0
@@ -188,6 +189,9 @@ class RedisLink:
                     log.exception("the connection to redis failed in an unexpected way")
                 self.errors += 1
                 self.last_error = str(error) or type(error).__name__
+                if not self._told:
+                    log.warning("redis is not usable: %s; the server answers every read until it is", self.last_error)
+            self._told = True
             await asyncio.sleep(0 if self._lived else self._retry_s)
 
     async def _live(self) -> None:
