@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
+from pgloupe.errors import ProtocolViolation
 from pgloupe.session.capture import Capture
 from pgloupe.session.pipeline import Kind, Pipeline, Reply, Request
+from pgloupe.wire.codes import BackendCode
 
 
 def pipeline_of(*kinds: int) -> Pipeline:
@@ -74,7 +78,62 @@ def test_syncs_sent_before_the_copied_data_ended_are_ignored() -> None:
     pipeline = pipeline_of(Kind.EXECUTE, Kind.SYNC, Kind.COPY_END, Kind.SYNC)
     pipeline.copy_in()
     assert not pipeline.copying_in()
+    pipeline.copied()
+    assert not pipeline.settled
     assert kinds_of(pipeline) == [Kind.EXECUTE, Kind.SYNC]
+
+
+def test_syncs_sent_before_a_copy_failed_are_answered_or_not() -> None:
+    for replies in (1, 2, 3):
+        pipeline = pipeline_of(Kind.EXECUTE, Kind.SYNC, Kind.SYNC, Kind.COPY_END, Kind.SYNC)
+        pipeline.copy_in()
+        assert [request.kind for request in pipeline.fail()] == [Kind.EXECUTE]
+        assert not pipeline.stalled
+        for _ in range(replies):
+            assert pipeline.head_for(BackendCode.READY_FOR_QUERY) is not None
+            pipeline.ready()
+        assert pipeline.settled
+        pipeline.push(Request(Kind.QUERY))
+        head = pipeline.head_for(BackendCode.ROW_DESCRIPTION)
+        assert head is not None
+        assert head.kind == Kind.QUERY
+        pipeline.ready()
+        assert len(pipeline) == 0
+
+
+def test_what_is_said_aside_tells_nothing_of_a_doubtful_sync() -> None:
+    pipeline = pipeline_of(Kind.EXECUTE, Kind.SYNC, Kind.COPY_END, Kind.SYNC)
+    pipeline.copy_in()
+    pipeline.fail()
+    assert pipeline.head_for(BackendCode.NOTICE_RESPONSE) is None
+    assert len(pipeline) == 1
+
+
+def test_after_a_failed_copy_without_its_sync_only_a_sync_can_be_followed() -> None:
+    pipeline = pipeline_of(Kind.EXECUTE, Kind.SYNC)
+    pipeline.copy_in()
+    pipeline.fail()
+    assert pipeline.stalled
+    with pytest.raises(ProtocolViolation):
+        pipeline.push(Request(Kind.QUERY))
+    pipeline.push(Request(Kind.SYNC))
+    assert not pipeline.stalled
+    pipeline.push(Request(Kind.QUERY))
+
+
+def test_requests_between_a_doubtful_sync_and_the_next_cannot_be_followed_when_the_copy_fails() -> None:
+    pipeline = pipeline_of(Kind.EXECUTE, Kind.SYNC, Kind.COPY_END, Kind.PARSE, Kind.SYNC)
+    pipeline.copy_in()
+    with pytest.raises(ProtocolViolation):
+        pipeline.fail()
+
+
+def test_syncs_during_a_copy_take_one_place_however_many_there_are() -> None:
+    pipeline = pipeline_of(Kind.QUERY)
+    pipeline.copy_in()
+    for _ in range(1000):
+        pipeline.copy_sync()
+    assert len(pipeline) == 2
 
 
 def test_copied_data_ends_when_its_end_is_sent() -> None:

@@ -71,7 +71,7 @@ def test_names_are_forgotten_from_the_oldest_on() -> None:
 
 def test_texts_are_bounded_in_bytes_and_the_newest_is_kept() -> None:
     names = Statements()
-    text = "x" * (MAX_PREPARED_BYTES // 4)
+    text = "x" * (MAX_PREPARED_BYTES // 4 - 600)
     for number in range(8):
         names.prepare(Prepared(f"s{number}", text, (UNKNOWN,)))
     assert [number for number in range(8) if names.prepared(f"s{number}")] == [4, 5, 6, 7]
@@ -95,9 +95,9 @@ def test_the_bytes_are_counted_right_whatever_happens(steps: list[tuple[str, str
         elif step == "u" and made:
             names.undo(made[-1].name, made[-1], made[0] if made[0].name == made[-1].name else None)
         else:
-            names.completed("DEALLOCATE ALL", UNKNOWN)
+            names.completed("DEALLOCATE ALL", UNKNOWN, 1)
         kept = [names.prepared(each) for each in ("", "a", "b")]
-        assert names._bytes == sum(len(each.query_string) for each in kept if each is not None)
+        assert names._bytes == sum(each.weight for each in kept if each is not None)
 
 
 def test_portals_are_bounded() -> None:
@@ -135,7 +135,7 @@ def test_commands_drop_the_name_that_the_server_drops() -> None:
         names = Statements()
         names.prepare(prepared(dropped))
         names.prepare(prepared("other"))
-        names.completed("DEALLOCATE", recognise(command)[0])
+        names.completed("DEALLOCATE", recognise(command)[0], 1)
         assert names.prepared(dropped) is None, command
         assert names.prepared("other") is not None
 
@@ -145,14 +145,14 @@ def test_dropping_all_names_leaves_the_unnamed_statement() -> None:
         names = Statements()
         names.prepare(prepared(""))
         names.prepare(prepared("s"))
-        names.completed(tag, recognise(tag)[0])
+        names.completed(tag, recognise(tag)[0], 1)
         assert names.prepared("") is not None
         assert names.prepared("s") is None
 
 
 def test_a_statement_prepared_by_sql_is_unknown_and_not_empty() -> None:
     names = Statements()
-    names.completed("PREPARE", recognise("PREPARE Plan (int) AS SELECT $1")[0])
+    names.completed("PREPARE", recognise("PREPARE Plan (int) AS SELECT $1")[0], 1)
     made = names.prepared("plan")
     assert made is not None
     assert made.recognised is UNKNOWN

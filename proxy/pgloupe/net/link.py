@@ -6,8 +6,13 @@ writes what is to be written, and only then lets the session look at what went b
 Backpressure: a side is not read from while the other cannot be written to, while the session waits for the cache, or
 while too much is outstanding. So a slow reader slows its own session and holds at most the transports' buffers.
 
+Turns. What arrives in one read may take long to look at: thousands of statements, or answers to them. Then it is taken in
+slices, and after `TURN_S` the other sessions get their turn before the rest is. Long messages, rows and copied data take
+hardly any time and go in one piece.
+
 Ends. When the client stops sending, the server is told (half-close) and may finish answering. When the server is gone
-without a FATAL error, the client gets one, if the stream stands between two messages. A fault in our own code makes the
+without a FATAL error, the client gets one, if the stream stands between two messages; what the session still holds back comes
+first. A fault in our own code makes the
 session opaque: it is relayed on, and the fault is logged.
 
 Source: protocol documentation, "Termination"; "PostgreSQL Error Codes".
@@ -16,10 +21,13 @@ Source: protocol documentation, "Termination"; "PostgreSQL Error Codes".
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import logging
+import sys
+import termios
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from pgloupe.errors import PgloupeError, ProtocolViolation, ServerUnreachable
 from pgloupe.session.actions import Action
@@ -36,11 +44,18 @@ WRITE_LOW_BYTES = 64 << 10
 TURN_S = 0.005
 """How long one session may keep the event loop at a time: then the others get their turn before it is read from again."""
 
+SLICE_BYTES: Final = 8 << 10
+"""How much is taken in before the clock is looked at."""
+
 HOLD_S = 0.005
 """How long the beginning of a cycle is held back when its end does not come."""
 LINGER_S = 30.0
 
 clock: Callable[[], float] = time.monotonic
+
+
+_FRONTEND: Final = 0
+_BACKEND: Final = 1
 
 
 class Hooks(Protocol):
@@ -59,6 +74,17 @@ class Desk(Protocol):
     def perform(self, action: Action, session: GatedSession, again: Callable[[], None], /) -> None:
         """Do it now, or later and then call `again`."""
         ...
+
+
+def in_flight(transport: asyncio.Transport) -> int:
+    """Bytes that the system was given and that the peer has not taken yet; 0 where the system does not tell."""
+    sock = transport.get_extra_info("socket")
+    if sock is None:
+        return 0
+    try:
+        return int.from_bytes(fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+    except OSError:
+        return 0
 
 
 class Backend(asyncio.Protocol):
@@ -108,7 +134,11 @@ class Link:
         self._frontend_ended = False
         self._closed = False
         self._resting = False
+        # what came and is taken in next: the client's, the server's
+        self._waiting: tuple[list[bytes], list[bytes]] = ([], [])
+        self._backend_end: Exception | None = None  # the server is gone, and the session still holds back what it said
         self._hold: asyncio.TimerHandle | None = None
+        self._aborts: list[asyncio.TimerHandle] = []
 
     # --- events ---
 
@@ -122,33 +152,69 @@ class Link:
         self._steer()
 
     def from_frontend(self, data: bytes) -> None:
-        began_s = clock()
-        try:
-            self.session.receive_frontend(data, began_s)
-        except Exception as error:
-            self._fault(error)
-        self._run()
-        self._rest_after(began_s)
+        self._take(_FRONTEND, data)
 
     def from_backend(self, data: bytes) -> None:
-        began_s = clock()
+        self._take(_BACKEND, data)
+
+    def _take(self, side: int, data: bytes) -> None:
+        """Take in what came from a side, or as much of it as there is time for. Then the others get their turn: the loop
+        reads a socket that has more again and again before it looks at another one."""
+        began_s = now_s = clock()
+        waiting = self._waiting[side]
+        if waiting:
+            waiting.append(data)
+            return
+        end = len(data)
+        position = 0
+        while position < end and not self._closed:
+            size = end - position if end - position <= SLICE_BYTES or self._is_bulk(side) else SLICE_BYTES
+            self._receive(side, data[position : position + size] if size < end else data, now_s)
+            position += size
+            now_s = clock()
+            if now_s - began_s > TURN_S:
+                if position < end:
+                    waiting.append(data[position:])
+                self._rest()
+                return
+
+    def _is_bulk(self, side: int) -> bool:
+        return self.session.backend_bulk if side else self.session.frontend_bulk
+
+    def _receive(self, side: int, data: bytes, now_s: float) -> None:
         try:
-            self.session.receive_backend(data, began_s)
+            if side:
+                self.session.receive_backend(data, now_s)
+            else:
+                self.session.receive_frontend(data, now_s)
         except Exception as error:
             self._fault(error)
         self._run()
-        self._rest_after(began_s)
 
-    def _rest_after(self, began_s: float) -> None:
-        """The loop reads a socket that has more again and again before it looks at another one."""
-        if not self._resting and not self._closed and clock() - began_s > TURN_S:
+    def _rest(self) -> None:
+        if not self._resting and not self._closed:
             self._resting = True
             self._steer()
             asyncio.get_running_loop().call_soon(self._rested)
 
     def _rested(self) -> None:
         self._resting = False
+        for side in (_FRONTEND, _BACKEND):
+            waiting = self._waiting[side]
+            if waiting:
+                data = b"".join(waiting)
+                waiting.clear()
+                self._take(side, data)
         self._steer()
+
+    def _take_all(self) -> None:
+        """Nothing more comes from a side: what waits for its turn has it now."""
+        for side in (_FRONTEND, _BACKEND):
+            waiting = self._waiting[side]
+            if waiting:
+                data = b"".join(waiting)
+                waiting.clear()
+                self._receive(side, data, clock())
 
     def frontend_full(self, full: bool) -> None:
         self._frontend_full = full
@@ -160,6 +226,7 @@ class Link:
 
     def frontend_eof(self) -> bool:
         """The client sends nothing more. True keeps its transport open for what the server still answers."""
+        self._take_all()
         self._frontend_ended = True
         if self._backend is None or self._backend.is_closing() or not self._backend.can_write_eof():
             return False
@@ -173,17 +240,25 @@ class Link:
 
     def frontend_gone(self) -> None:
         """The client's connection is closed."""
+        self._take_all()
         self._frontend_ended = True
         self._close()
+        self._stop_waiting()
 
     def backend_gone(self, error: Exception | None) -> None:
         """The server's connection is closed."""
-        if self._closed:
+        if self._closed or self._backend_end is not None:
+            self._stop_waiting()
             return
+        self._take_all()
+        self._backend_end = error or ConnectionError()
         self._run()
-        session = self.session
-        if not self._frontend.is_closing() and session.can_inject and not self._frontend_ended:
-            reason = f": {getattr(error, 'strerror', None) or error}" if error is not None else ""
+
+    def _finish(self) -> None:
+        """The server is gone, and the client has all that it said."""
+        error = self._backend_end
+        if not self._frontend.is_closing() and self.session.can_inject and not self._frontend_ended:
+            reason = f": {getattr(error, 'strerror', None) or error}" if error is not None and str(error) else ""
             self.inject(ServerUnreachable(f"the server closed the connection unexpectedly{reason}"))
         self._close()
 
@@ -214,10 +289,12 @@ class Link:
             if session.can_inject and not self._frontend.is_closing():
                 self.inject(ProtocolViolation(session.trouble))
             self._close()
-            return
-        if self._desk is not None:
-            self._arm_hold()
-        self._steer()
+        elif self._backend_end is not None and not session.backend_blocked:
+            self._finish()
+        else:
+            if self._desk is not None:
+                self._arm_hold()
+            self._steer()
 
     def _perform(self) -> None:
         actions, self.session.actions = self.session.actions, []
@@ -277,10 +354,11 @@ class Link:
     @property
     def idle(self) -> bool:
         """Outside of a transaction block with nothing outstanding."""
-        return self.session.idle
+        return self.session.idle and not any(self._waiting)
 
     def terminate(self, error: PgloupeError) -> None:
         """The proxy ends this session."""
+        self._take_all()
         if self._closed:
             return
         if self.session.can_inject and not self._frontend.is_closing():
@@ -313,6 +391,13 @@ class Link:
                 transport.close()
                 if transport.get_write_buffer_size():
                     # closing waits for what is still to be written; a peer that never reads must not make it for ever
-                    asyncio.get_running_loop().call_later(LINGER_S, transport.abort)
+                    self._aborts.append(asyncio.get_running_loop().call_later(LINGER_S, transport.abort))
         self._hooks.session_ended(self.session.info)
         self._on_close()
+
+    def _stop_waiting(self) -> None:
+        """One side has closed after all; the timers go when neither writes any more."""
+        if not any(each is not None and each.get_write_buffer_size() for each in (self._frontend, self._backend)):
+            for handle in self._aborts:
+                handle.cancel()
+            self._aborts.clear()

@@ -43,6 +43,8 @@ _UNSAFE_ENCODINGS: Final = frozenset({"SJIS", "BIG5", "GBK", "UHC", "GB18030", "
 
 _NOT_IN_KEY: Final = frozenset({"application_name", "user", "database"})
 MAX_SETTINGS: Final = 200
+MAX_SETTING: Final = 4_096
+"""Characters of a setting's value that is kept."""
 
 
 _SET_CONFIG: Final = re.compile(r"\bset_config\s*\(\s*(?:'(\w+)'\s*,)?", re.IGNORECASE)
@@ -104,7 +106,9 @@ class Context:
 
     def reported(self, name: str, value: str) -> None:
         """A ParameterStatus came."""
-        if self._reported.get(name) != value and (name in self._reported or len(self._reported) < MAX_SETTINGS):
+        if len(name) + len(value) > MAX_SETTING:
+            self.distrust("a reported setting of an absurd length")
+        elif self._reported.get(name) != value and (name in self._reported or len(self._reported) < MAX_SETTINGS):
             self._reported[name] = value
             self._key = None
 
@@ -168,6 +172,8 @@ class Context:
     def _change(self, name: str, value: str | None) -> None:
         if len(self._pending) >= MAX_SETTINGS:
             self.distrust("too many settings in one transaction")
+        elif len(name) + len(value or "") > MAX_SETTING:
+            self.distrust("a setting of an absurd length")
         else:
             self._pending.append((name, value))
 

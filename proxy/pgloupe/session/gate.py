@@ -22,44 +22,32 @@ from collections import deque
 from typing import Final, Protocol
 
 from pgloupe.errors import ProtocolViolation
-from pgloupe.session.actions import Ask, BeginWrite, EndWrite, Fill
+from pgloupe.session.actions import Ask, EndWrite, Fill
 from pgloupe.session.capture import Capture, split
 from pgloupe.session.context import Context
 from pgloupe.session.cycle import NONE, PARTIAL, Cycle, QueuedFrame, find_cycle
 from pgloupe.session.debt import Debt
+from pgloupe.session.marks import Marks
 from pgloupe.session.pipeline import Kind, Reply, Request
 from pgloupe.session.session import Session
 from pgloupe.session.statements import UNKNOWN
 from pgloupe.session.states import Phase
+from pgloupe.session.writes import Effects, Writes
 from pgloupe.wire.backend import BIND_COMPLETE, PARSE_COMPLETE, READY_IDLE
 from pgloupe.wire.codes import BackendCode, FrontendCode, TransactionStatus
-from pgloupe.wire.frames import BROKEN, WHOLE, Frame
-from pgloupe.wire.frontend import (
-    parse_bind_names,
-    parse_bind_values,
-    parse_execute,
-    parse_query,
-)
+from pgloupe.wire.frames import BROKEN, Frame
+from pgloupe.wire.frontend import parse_bind_names, parse_bind_values
 from pgloupe_rules.types import Cacheable, Decision, Recognised, Recogniser, SessionInfo, Statement
-
-Tables = frozenset[str]
-
-_NO_TABLES: Final[Tables] = frozenset()
-
 
 KEEP_ALIVE_S: Final = 20.0
 """A session that lives on answers from here is idle for the server. After so long one read goes there all the same, so that
 idle_session_timeout does not end a session that is in use."""
 
 
-class Policy(Protocol):
+class Policy(Effects, Protocol):
     """What the gate asks the rules."""
 
     def decide(self, statement: Statement, /) -> Decision: ...
-
-    def writes(self, recognised: Recognised, database: str, /) -> Tables | None:
-        """The tables that a statement may change there, empty for none, None for "may be anything"."""
-        ...
 
     def defaults_change(self, recognised: Recognised, /) -> bool:
         """It changes the settings with which sessions begin. Has counted that by `defaults_changed` then."""
@@ -91,15 +79,11 @@ class GatedSession(Session):
         self._passing = 0  # frames of a cycle that was asked for and has no answer
         self.holding = False
         """A cycle is not whole yet. The caller sees to it that `release` is called soon."""
-        self._mark: object | None = None
-        self._mark_tables: Tables | None = _NO_TABLES
-        self._now_s = 0.0
+        self._marks = Marks()
+        self._writes = Writes(policy, info.database, recognise, self.observer.statements)
         self._sent_s = float("inf")  # when the server was last sent something that it answers
         self._changes_defaults = False  # a statement under way changes with what settings sessions begin
         self._released = False  # the ReadyForQuery in the queue waits for no EndWrite any more
-        self._announced = 0  # writes that were sent under the mark
-        self._marking = 0  # BeginWrites that were not told back yet
-        self._ending = False  # an EndWrite was not told back yet
         self._open = False  # the server waits for a Sync and holds the locks of the transaction that it will end
         self._asked_context = b""
         self._debt = Debt()
@@ -133,6 +117,9 @@ class GatedSession(Session):
                 self.holding = False
                 if not self._pass(now_s):
                     return
+            if not queue and self._frontend_reader.unfinished not in _BEGUN:
+                # nobody knows how long the server wants to wait for the rest of it
+                raise ProtocolViolation(f"a frontend message of unknown type 0x{self._frontend_reader.unfinished:02x}")
         except ProtocolViolation as error:
             self.lose_track(str(error))
 
@@ -143,7 +130,7 @@ class GatedSession(Session):
             and not len(observer.pipeline)
             and observer.status == TransactionStatus.IDLE
             and not observer.pipeline.skipping
-            and self._mark is None
+            and not self._marks.held
             and not self._backend_queue
             and not self._unread_backend
             and self._backend_reader.clean  # the client may have the beginning of a message
@@ -246,6 +233,8 @@ class GatedSession(Session):
         """Send the first frame of the queue on. False if it must wait for a mark."""
         queue = self._frontend_queue
         code, raw, count, received_s = queue[0]
+        if self.observer.pipeline.stalled and code in _ASKS:
+            raise ProtocolViolation("a message behind a copy that failed, of which nobody knows whether it is skipped")
         if count == BROKEN:
             raise ProtocolViolation("a message declares a length that no message can have")
         if code in _MAY_WRITE and not self._announce(code, raw, count):
@@ -259,6 +248,8 @@ class GatedSession(Session):
         self._to_backend.append(raw)
         self._sent_s = now_s
         request = self.observer.frontend(code, raw, count, received_s, now_s)
+        if self.phase < Phase.READY:
+            self._check_early()
         if code in _OPENS:
             self._open = True
         elif code == FrontendCode.TERMINATE:
@@ -276,52 +267,20 @@ class GatedSession(Session):
                 self._pending_capture = None
         return True
 
-    def _writes(self, recognised: Recognised) -> Tables | None:
-        return None if recognised is UNKNOWN else self._policy.writes(recognised, self.info.database)
-
-    def _frame_writes(self, code: int, raw: bytes, count: int) -> Tables | None:
-        """The tables that a Query, Execute or FunctionCall may change. A Parse or Bind does nothing yet; one that is too
-        large to look at makes something UNKNOWN, and its Execute counts."""
-        if count != WHOLE or code == FrontendCode.FUNCTION_CALL or not self._context.readable():
-            return None
-        try:
-            if code == FrontendCode.QUERY:
-                tables: Tables | None = _NO_TABLES
-                for part in self._recognise(parse_query(raw)):
-                    tables = _union(tables, self._writes(part))
-                return tables
-            portal = self.observer.statements.portal(parse_execute(raw)[0])
-            if portal is not None and not portal.prepared.statement_count:
-                return _NO_TABLES  # an empty query string
-            return self._writes(portal.prepared.recognised if portal is not None else UNKNOWN)
-        except ProtocolViolation:
-            return None
-
     def _announce(self, code: int, raw: bytes, count: int) -> bool:
         """True if the frame may go on: it writes nothing, or its tables are marked."""
-        tables = self._frame_writes(code, raw, count)
-        if tables is not None and not tables:
+        tables = self._writes.of_frame(code, raw, count) if self._context.readable() else None
+        if (tables is not None and not tables) or self._marks.covers(tables):
             return True
-        if self._mark is not None and (
-            self._mark_tables is None or (tables is not None and tables <= self._mark_tables)
-        ):
-            self._announced += 1
-            return True
-        self._mark_tables = _union(self._mark_tables, tables)
         self.frontend_blocked = True
-        self._begin_write(tables)
+        self.actions.append(self._marks.begin(tables))
         return False
-
-    def _begin_write(self, tables: Tables | None) -> None:
-        self._marking += 1
-        self.actions.append(BeginWrite(tables, self._mark))
 
     def marked(self, mark: object, now_s: float) -> None:
         """The result of a `BeginWrite`."""
-        self._marking -= 1
-        former, self._mark = self._mark, mark
+        former = self._marks.begun(mark)
         if self.phase >= Phase.OPAQUE:
-            if former is not None and former is not mark:
+            if former is not None:
                 self.actions.append(EndWrite(former, lost=True))
             if self.phase == Phase.CLOSED:
                 self._lose_mark()
@@ -331,9 +290,9 @@ class GatedSession(Session):
 
     def _lose_mark(self) -> None:
         """The session is closed. What is still to be told back ends its mark then."""
-        if self._mark is not None and not self._marking and not self._ending:
-            self.actions.append(EndWrite(self._mark, lost=True))
-            self._mark = None
+        lost = self._marks.lose()
+        if lost is not None:
+            self.actions.append(lost)
 
     def _pay(self, code: int, raw: bytes, count: int) -> None:
         """Settle what the server does not know about the unnamed statement, if the batch that this frame begins could
@@ -354,7 +313,7 @@ class GatedSession(Session):
         if self.phase >= Phase.OPAQUE:
             self._to_frontend.append(data)
             return
-        if not (self.observer.pipeline.skips or self._mark is not None or self._backend_queue):
+        if not (self.observer.pipeline.skips or self._marks.held or self._backend_queue):
             if self._backend_reader.pending > self._sent_ahead:
                 self._to_frontend.append(self._backend_reader.tail(self._sent_ahead))
             self._to_frontend.append(data)
@@ -370,10 +329,10 @@ class GatedSession(Session):
         try:
             while queue and not self.backend_blocked:
                 (code, raw, count), received_s = queue[0]
-                if code == BackendCode.READY_FOR_QUERY and self._mark is not None and self._hold_ready(raw):
+                if code == BackendCode.READY_FOR_QUERY and self._marks.held and self._hold_ready(raw):
                     return
-                head = self.observer.pipeline.head
-                swallowed = head is not None and head.reply == Reply.SKIP and code in _SWALLOWED
+                head = self.observer.pipeline.head_for(code) if code in _SWALLOWED else None
+                swallowed = head is not None and head.reply == Reply.SKIP
                 self._look_backend(code, raw, count, received_s, now_s)
                 queue.popleft()
                 if not swallowed:
@@ -392,27 +351,22 @@ class GatedSession(Session):
         # nothing of the frontend goes on meanwhile: it would count on a mark that is about to end
         self.backend_blocked = True
         self.frontend_blocked = True
-        self._ending = True
         again = pipeline.executing > own
-        refused = self.observer.refused and self._announced == 1 and not again
-        self.actions.append(EndWrite(self._mark, again, self._mark_tables, refused))
+        refused = self.observer.refused and self._marks.single and not again
+        self.actions.append(self._marks.end(again=again, refused=refused))
         return True
 
     def unmarked(self, mark: object | None, now_s: float) -> None:
         """The result of an `EndWrite`: the mark that took the place of the ended one, None if it was not asked for."""
-        self._ending = False
         if self.phase >= Phase.OPAQUE:
             if mark is not None:
                 self.actions.append(EndWrite(mark, lost=True))
             return
-        self._mark = mark
+        self._marks.ended(mark)
         if self._changes_defaults:
             # once more: sessions that began while it was under way still have the old ones
             self._changes_defaults = False
             self._policy.defaults_changed()
-        if mark is None:
-            self._mark_tables = _NO_TABLES
-            self._announced = 0
         self.backend_blocked = False
         self.frontend_blocked = False
         self._released = True
@@ -434,6 +388,11 @@ class GatedSession(Session):
                     self.actions.append(Fill(capture, self.observer.last_server_s))
 
     # --- ends ---
+
+    @property
+    def _between_messages(self) -> bool:
+        # of a message that is held back until it is whole the client has nothing
+        return self._sent_ahead == 0 if self._backend_reader.pending else self._backend_reader.clean
 
     def analyse(self, now_s: float) -> None:
         super().analyse(now_s)
@@ -461,21 +420,40 @@ class GatedSession(Session):
         self._frontend_queue.clear()
         self._backend_queue.clear()
         if not self.must_close:
-            # what it writes from now on is not known: until it ends, everything is marked
-            if self._ending:
-                self._mark = None  # that one is over
-            self._begin_write(None)
+            self.actions.append(self._marks.begin_all())
 
     def close(self, now_s: float) -> None:
         super().close(now_s)
-        if self._ending:
-            self._mark = None  # `unmarked` ends what took its place
         self._lose_mark()
 
 
 _ALL: Final = 1 << 62
 
 _MAY_WRITE: Final = frozenset({FrontendCode.QUERY, FrontendCode.EXECUTE, FrontendCode.FUNCTION_CALL})
+
+_ASKS: Final = frozenset(
+    {
+        FrontendCode.QUERY,
+        FrontendCode.PARSE,
+        FrontendCode.BIND,
+        FrontendCode.DESCRIBE,
+        FrontendCode.EXECUTE,
+        FrontendCode.CLOSE,
+        FrontendCode.FUNCTION_CALL,
+    }
+)
+
+_BEGUN: Final = _ASKS | {
+    FrontendCode.COPY_DATA,
+    FrontendCode.COPY_DONE,
+    FrontendCode.COPY_FAIL,
+    FrontendCode.FLUSH,
+    FrontendCode.PASSWORD,
+    FrontendCode.SYNC,
+    FrontendCode.TERMINATE,
+    -1,
+}
+"""What the beginning of a message may be; -1 for none."""
 
 _OPENS: Final = frozenset(
     {
@@ -491,7 +469,3 @@ _OPENS: Final = frozenset(
 """After one of these the server waits for a Sync, at least where the copy was by the extended query."""
 
 _SWALLOWED: Final = frozenset({BackendCode.PARSE_COMPLETE, BackendCode.CLOSE_COMPLETE})
-
-
-def _union(one: Tables | None, other: Tables | None) -> Tables | None:
-    return None if one is None or other is None else one | other

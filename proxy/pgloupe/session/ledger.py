@@ -77,6 +77,7 @@ class Ledger:
             status=self.status,
             transaction=self._transaction if in_block else 0,
             position=self._position if in_block else 0,
+            size_bytes=len(portal.bind) if portal is not None else len(query) if query.isascii() else 4 * len(query),
         )
 
     def _begin(self) -> None:

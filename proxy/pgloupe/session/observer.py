@@ -19,7 +19,7 @@ from pgloupe.session.context import Context
 from pgloupe.session.ledger import Ledger
 from pgloupe.session.pipeline import Kind, Request
 from pgloupe.session.results import MAX_SAMPLE_BYTES, take_sample
-from pgloupe.session.statements import UNKNOWN, Portal, Prepared, Statements
+from pgloupe.session.statements import UNKNOWN, Portal, Prepared, Statements, renames
 from pgloupe.wire.backend import (
     error_sqlstate,
     parse_command_complete,
@@ -35,11 +35,30 @@ from pgloupe_rules.types import Recogniser, SessionInfo, Statement, Status
 MAX_SKIPPED: Final = 100
 """How many skipped messages are remembered for their names."""
 
+MAX_KEPT_BYTES: Final = 8 << 20
+"""So much of the messages that the server has not answered is kept to know what they mean. Of those above it only the
+short ones are."""
+
+SHORT_BYTES: Final = 512
+
+_OID_BYTES: Final = 36
+"""What a parameter type takes in memory beside its four bytes in the message, about."""
+
 
 class Observer(Ledger):
     """Follows one session. `outcomes` collects what ended; the session takes it."""
 
-    __slots__ = ("_closing", "_failed", "_recognise", "_skipped", "_syncs", "context", "refused", "statements")
+    __slots__ = (
+        "_closing",
+        "_failed",
+        "_recognise",
+        "_skipped",
+        "_skipped_bytes",
+        "_syncs",
+        "context",
+        "refused",
+        "statements",
+    )
 
     def __init__(self, info: SessionInfo, recognise: Recogniser, context: Context | None) -> None:
         super().__init__(info)
@@ -53,6 +72,7 @@ class Observer(Ledger):
         self._syncs = 1  # sent, and one, so that none has the number 0
         self._closing = 0  # Close of a known statement, sent and not answered
         self._skipped: list[Request] = []  # sent since an error and before its Sync
+        self._skipped_bytes = 0
 
     # --- frontend ---
 
@@ -63,6 +83,7 @@ class Observer(Ledger):
         pipeline = self.pipeline
         if code == FrontendCode.SYNC:
             if pipeline.copying_in():
+                pipeline.copy_sync()
                 return None
             self._undo_skipped()
             pipeline.sync_sent()
@@ -77,17 +98,29 @@ class Observer(Ledger):
             return None
         if code in (FrontendCode.FLUSH, FrontendCode.TERMINATE, FrontendCode.PASSWORD):
             return None
+        known = raw if count == WHOLE else b""
+        size = len(known)
+        if (
+            size > SHORT_BYTES
+            and code in _LONG
+            and (pipeline.kept_bytes + size > MAX_KEPT_BYTES or self._skipped_bytes > MAX_KEPT_BYTES)
+        ):
+            known = b""
         try:
-            request = self._request(code, raw if count == WHOLE else b"", received_s)
+            request = self._request(code, known, received_s)
         except ProtocolViolation:
-            if count != WHOLE or not raw or code not in _KNOWN:
+            if not known or code not in _KNOWN:
                 raise
             request = self._request(code, b"", received_s)  # the server is going to say what is wrong with it
+        request.kept_bytes = len(known)
+        if code == FrontendCode.PARSE and request.prepared is not None:
+            request.kept_bytes += _OID_BYTES * len(request.prepared.oids)
         request.received_s = received_s
         request.dispatched_s = dispatched_s
         if pipeline.skipping:
             # undone at the Sync: until then its names tell what the messages behind it mean
             self._skipped.append(request)
+            self._skipped_bytes += size
             if len(self._skipped) > MAX_SKIPPED:
                 self._undo_skipped()
             self._end_all(request, Status.SKIPPED, dispatched_s, dispatched_s)
@@ -112,12 +145,13 @@ class Observer(Ledger):
                 request.portal = self.bind(raw)
                 self.statements.bind(request.portal)
             else:
-                self.statements.end_transaction()  # too large to look at: any portal may mean something else now
+                self.statements.lose_portals()
             return request
         if code == FrontendCode.EXECUTE:
             request = Request(Kind.EXECUTE)
             request.portal = portal = self.statements.portal(parse_execute(raw)[0]) if raw else None
             request.statements = (self.execute(portal, received_s),)
+            request.renames = renames(request.statements[0].recognised)
             if portal is not None:
                 request.columns = portal.columns or portal.prepared.columns
             return request
@@ -150,6 +184,7 @@ class Observer(Ledger):
         else:
             name, query, oids = parse_parse(raw)
             request.prepared = Prepared(name, query, self._recognise(query), oids)
+            request.prepared.made = self._sequence
             request.name = name
             request.previous = self.statements.prepare(request.prepared)
             if request.previous is not None:
@@ -160,8 +195,9 @@ class Observer(Ledger):
         """The portal that a Bind makes."""
         name, statement_name, offset = parse_bind_names(raw)
         prepared = self.statements.prepared(statement_name)
-        if prepared is None or prepared.doubt not in (0, self._syncs):
-            # behind a Sync an unanswered Parse may have failed, and the name may mean what it meant before
+        if prepared is None or prepared.doubt not in (0, self._syncs) or (statement_name and self.pipeline.renaming):
+            # behind a Sync an unanswered Parse may have failed, and the name may mean what it meant before; behind a statement
+            # that changes names it may mean anything
             prepared = Prepared(statement_name, "", (UNKNOWN,))
         return Portal(name, prepared, raw, offset)
 
@@ -182,6 +218,7 @@ class Observer(Ledger):
         statements: list[Statement] = []
         for part in parts:
             statements.append(self._statement(part, query or "", True, None, received_s, first=not statements))
+            request.renames = request.renames or renames(part)
         request.statements = tuple(statements)
         return request
 
@@ -195,9 +232,12 @@ class Observer(Ledger):
         if code == BackendCode.NOTICE_RESPONSE or code == BackendCode.NOTIFICATION_RESPONSE:  # noqa: PLR1714 (speed)
             return None
         if code == BackendCode.PARAMETER_STATUS:
-            self._parameter_status(raw)
+            if count == WHOLE:
+                self._parameter_status(raw)
+            elif self.context is not None:
+                self.context.distrust("a reported setting of an absurd length")
             return None
-        head = self.pipeline.head
+        head = self.pipeline.head_for(code)
         if head is None:
             if code == BackendCode.ERROR_RESPONSE:
                 return None  # the server says why it is going to close
@@ -242,7 +282,7 @@ class Observer(Ledger):
             self._error(error_sqlstate(raw), received_s, delivered_s)
         elif code == BackendCode.PARAMETER_DESCRIPTION:
             if head.prepared is not None and count == WHOLE:
-                head.prepared.oids = parse_parameter_description(raw)
+                self.statements.described(head.prepared, oids=parse_parameter_description(raw))
         elif code == BackendCode.PORTAL_SUSPENDED:
             self._expect(kind == Kind.EXECUTE, code, kind)
             self.pipeline.pop()
@@ -283,7 +323,7 @@ class Observer(Ledger):
             return
         if head.kind == Kind.DESCRIBE_STATEMENT:
             if head.prepared is not None:
-                head.prepared.columns = raw
+                self.statements.described(head.prepared, columns=raw)
         elif head.kind == Kind.DESCRIBE_PORTAL:
             if head.portal is not None:
                 head.portal.columns = raw
@@ -302,11 +342,14 @@ class Observer(Ledger):
         self._expect(head.kind in (Kind.EXECUTE, Kind.QUERY), BackendCode.COMMAND_COMPLETE, head.kind)
         if head.index < len(head.statements):
             statement = head.statements[head.index]
-            self.statements.completed(tag, statement.recognised)
+            self.statements.completed(tag, statement.recognised, statement.sequence)
             self._effects(statement, tag)
             if tag in _BLOCK_TAGS:
                 self._block(tag, statement)
+        else:  # of a Query that nobody could read
+            self.statements.completed(tag, UNKNOWN, self._sequence)
         self._end(head, Status.COMPLETE, received_s, delivered_s, tag)
+        self.pipeline.copied()
         if head.kind == Kind.EXECUTE:
             self.pipeline.pop()
         else:
@@ -338,7 +381,7 @@ class Observer(Ledger):
     def _ready(self, head: Request, status: str, received_s: float, delivered_s: float) -> None:
         if head.kind not in (Kind.SYNC, Kind.QUERY, Kind.FUNCTION_CALL):
             raise _unfit(BackendCode.READY_FOR_QUERY, head.kind)
-        self.pipeline.pop()
+        self.pipeline.ready()
         # the server saw fewer statements in the Query than we did
         self._end_all(head, Status.LOST, received_s, delivered_s)
         if status == TransactionStatus.IDLE:
@@ -380,6 +423,7 @@ class Observer(Ledger):
     def _undo_skipped(self) -> None:
         while self._skipped:
             self._undo(self._skipped.pop(), skipped=True)
+        self._skipped_bytes = 0
 
     def _parameter_status(self, raw: bytes) -> None:
         name, value = parse_parameter_status(raw)
@@ -410,6 +454,8 @@ _KNOWN: Final = frozenset(
         FrontendCode.CLOSE,
     }
 )
+
+_LONG: Final = frozenset({FrontendCode.QUERY, FrontendCode.PARSE, FrontendCode.BIND})
 
 _BLOCK_TAGS: Final = frozenset({"BEGIN", "START TRANSACTION", "COMMIT", "ROLLBACK", "PREPARE TRANSACTION"})
 

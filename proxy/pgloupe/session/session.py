@@ -25,10 +25,21 @@ from pgloupe.session.pipeline import MAX_OUTSTANDING
 from pgloupe.session.states import Phase, advance
 from pgloupe.wire.backend import parse_authentication, parse_error_fields
 from pgloupe.wire.codes import BackendCode, FrontendCode, TransactionStatus
-from pgloupe.wire.frames import BROKEN, FrameReader
+from pgloupe.wire.frames import BROKEN, DEFAULT_LIMIT_BYTES, FrameReader
 from pgloupe_rules.types import Outcome, Recogniser, SessionInfo
 
 _BROKEN_FRAME: Final = "a message declares a length that no message can have"
+
+UNREADY_BYTES: Final = 1 << 16
+"""The longest message that is kept of a session that is not ready yet: whoever has not logged in gets little memory, and the
+server takes none that is longer."""
+
+BULK_BYTES: Final = 32 << 10
+BULK_REQUESTS: Final = 50
+
+MAX_EARLY: Final = 100
+"""Messages that a client may send before it is told that its login is done."""
+MAX_EARLY_BYTES: Final = 128 << 10
 
 
 class Session:
@@ -48,8 +59,8 @@ class Session:
         self.backend_blocked = False
         self._now_s = 0.0  # the last time that was told
         self._last_word = False  # the server said why it closes, or the client that it goes
-        self._frontend_reader = FrameReader(join_rows=False)
-        self._backend_reader = FrameReader(join_rows=True)
+        self._frontend_reader = FrameReader(join_rows=False, limit_bytes=UNREADY_BYTES)
+        self._backend_reader = FrameReader(join_rows=True, limit_bytes=UNREADY_BYTES)
         self._to_backend: list[bytes] = []
         self._to_frontend: list[bytes] = []
         self._unread_frontend: list[tuple[bytes, float]] = []
@@ -97,10 +108,24 @@ class Session:
         return len(self.observer.pipeline) > MAX_OUTSTANDING
 
     @property
+    def frontend_bulk(self) -> bool:
+        """What comes from the frontend is copied data, one long message, or not looked at: much of it takes hardly any time."""
+        return (
+            self.phase >= Phase.OPAQUE
+            or self.observer.pipeline.copying_in()
+            or self._frontend_reader.missing > BULK_BYTES
+        )
+
+    @property
+    def backend_bulk(self) -> bool:
+        """Likewise of the backend: few requests are outstanding, so that it is the rows of them."""
+        return self.phase >= Phase.OPAQUE or len(self.observer.pipeline) <= BULK_REQUESTS
+
+    @property
     def idle(self) -> bool:
         """Outside of a transaction block, with nothing outstanding."""
         observer = self.observer
-        return self.phase == Phase.READY and observer.status == TransactionStatus.IDLE and not len(observer.pipeline)
+        return self.phase == Phase.READY and observer.status == TransactionStatus.IDLE and observer.pipeline.settled
 
     @property
     def last_s(self) -> float:
@@ -111,7 +136,12 @@ class Session:
     def can_inject(self) -> bool:
         """The client's stream stands between two messages of the server, and nobody has said goodbye."""
         followed = self.phase < Phase.OPAQUE or self.must_close
-        return followed and self._backend_reader.clean and not self._last_word
+        return followed and self._between_messages and not self._last_word
+
+    @property
+    def _between_messages(self) -> bool:
+        """The client has no part of a message without the rest."""
+        return self._backend_reader.clean
 
     def analyse(self, now_s: float) -> None:
         """Look at what was written since the last call; `now_s` is when it was."""
@@ -125,6 +155,8 @@ class Session:
                         if code == FrontendCode.TERMINATE:
                             self._last_word = True
                         self.observer.frontend(code, raw, count, received_s, now_s)
+                        if self.phase < Phase.READY:
+                            self._check_early()
             if self._unread_backend:
                 chunks, self._unread_backend = self._unread_backend, []
                 for data, received_s in chunks:
@@ -132,6 +164,12 @@ class Session:
                         self._look_backend(code, raw, count, received_s, now_s)
         except ProtocolViolation as error:
             self.lose_track(str(error))
+
+    def _check_early(self) -> None:
+        """Before the login is done nobody may have us remember much."""
+        pipeline = self.observer.pipeline
+        if len(pipeline) > MAX_EARLY or pipeline.kept_bytes > MAX_EARLY_BYTES:
+            raise ProtocolViolation("too much was sent before the end of the authentication")
 
     def _look_backend(self, code: int, raw: bytes, count: int, received_s: float, delivered_s: float) -> None:
         if count == BROKEN:
@@ -147,6 +185,7 @@ class Session:
             self.phase = advance(self.phase, Phase.READY)
             if self.phase != Phase.READY:
                 raise ProtocolViolation("ReadyForQuery before AuthenticationOk")
+            self._frontend_reader.limit_bytes = self._backend_reader.limit_bytes = DEFAULT_LIMIT_BYTES
         elif code == BackendCode.PARAMETER_STATUS:
             self.observer.backend(code, raw, count, received_s, delivered_s)
 

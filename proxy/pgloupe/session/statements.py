@@ -22,6 +22,11 @@ from pgloupe_rules.types import Literal, Recognised, Slot, Statement, Template, 
 MAX_PREPARED: Final = 2_000
 MAX_PREPARED_BYTES: Final = 1 << 20
 MAX_PORTALS: Final = 500
+MAX_LARGE_PORTALS: Final = 32
+"""While more portals than these are open, only short ones keep their values."""
+LONG: Final = 4_096
+_OVERHEAD: Final = 500
+"""Bytes that a prepared statement takes beside what came from outside, about."""
 MAX_DECODED_BYTES: Final = 1 << 16
 """A Bind longer than this is not kept and not decoded: its values are those of a bulk load."""
 
@@ -32,7 +37,7 @@ UNKNOWN: Final = Recognised(Template("0" * 16, "", 0), (), "")
 class Prepared:
     """A prepared statement as the frontend made it."""
 
-    __slots__ = ("columns", "doubt", "name", "oids", "query_string", "recognised", "statement_count")
+    __slots__ = ("columns", "doubt", "made", "name", "oids", "query_string", "recognised", "statement_count", "weight")
 
     def __init__(
         self, name: str, query_string: str, recognised: tuple[Recognised, ...], oids: tuple[int, ...] = ()
@@ -49,6 +54,14 @@ class Prepared:
         self.doubt = 0
         """While its Parse is not answered and the name may yet mean what it meant before: the Sync behind which it does so
         if the Parse fails. 0 for no doubt."""
+        self.made = 0
+        """How many statements had been sent before it."""
+        self.weight = 0
+        """Bytes that it is counted with."""
+
+    def weigh(self) -> None:
+        """Say anew how much memory this takes."""
+        self.weight = _OVERHEAD + len(self.name) + len(self.query_string) + 40 * len(self.oids) + len(self.columns)
 
     def inherit(self, former: Prepared) -> None:
         """Take over what a Describe told of the same text under the same name: asyncpg without its statement cache parses
@@ -75,8 +88,12 @@ class Portal:
         self.results: Formats | None = None
         if len(bind) > MAX_DECODED_BYTES:
             # the server may take in many of these before it answers the first
-            self.results = self.result_formats()
-            self.bind = b""
+            self.forget_values()
+
+    def forget_values(self) -> None:
+        """Keep of the Bind only what says how the rows are to be read."""
+        self.results = self.result_formats()
+        self.bind = b""
 
     def result_formats(self) -> Formats:
         if self.results is not None:
@@ -127,23 +144,43 @@ _NAME: Final = re.compile(r'\s*(?:PREPARE\s+)?("(?:[^"]|"")*"|[^\s"(;]+)', re.IG
 class Statements:
     """The names of one session."""
 
-    __slots__ = ("_bytes", "_portals", "_prepared")
+    __slots__ = ("_bytes", "_portals", "_prepared", "portals_lost")
 
     def __init__(self) -> None:
         self._prepared: dict[str, Prepared] = {}
         self._portals: dict[str, Portal] = {}
         self._bytes = 0
+        self.portals_lost = False
+        """There may be portals of this transaction of which nobody knows what they run."""
 
     def prepare(self, prepared: Prepared) -> Prepared | None:
         """The name now means `prepared`. Returns what it meant before."""
         previous = self._prepared.pop(prepared.name, None)
         if previous is not None:
-            self._bytes -= len(previous.query_string)
+            self._bytes -= previous.weight
         self._prepared[prepared.name] = prepared
-        self._bytes += len(prepared.query_string)
+        prepared.weigh()
+        self._bytes += prepared.weight
+        self._make_room()
+        return previous
+
+    def described(
+        self, prepared: Prepared, *, columns: bytes | None = None, oids: tuple[int, ...] | None = None
+    ) -> None:
+        """The server has told what the statement gives or takes."""
+        if columns is not None:
+            prepared.columns = columns
+        if oids is not None:
+            prepared.oids = oids
+        if self._prepared.get(prepared.name) is prepared:
+            self._bytes -= prepared.weight
+            prepared.weigh()
+            self._bytes += prepared.weight
+            self._make_room()
+
+    def _make_room(self) -> None:
         while len(self._prepared) > MAX_PREPARED or (self._bytes > MAX_PREPARED_BYTES and len(self._prepared) > 1):
             self._forget(next(iter(self._prepared)))
-        return previous
 
     def undo(self, name: str, made: Prepared | None, previous: Prepared | None) -> None:
         """A Parse (or, with `made` None, a Close) did not happen. A name used again since stays as it is."""
@@ -156,7 +193,7 @@ class Statements:
     def _forget(self, name: str) -> None:
         gone = self._prepared.pop(name, None)
         if gone is not None:
-            self._bytes -= len(gone.query_string)
+            self._bytes -= gone.weight
 
     def prepared(self, name: str) -> Prepared | None:
         return self._prepared.get(name)
@@ -168,9 +205,24 @@ class Statements:
         return previous
 
     def bind(self, portal: Portal) -> None:
+        if len(portal.name) > LONG:
+            self.lose_portals()
+            return
+        if len(self._portals) > MAX_LARGE_PORTALS and len(portal.bind) > LONG:
+            portal.forget_values()
         self._portals[portal.name] = portal
         if len(self._portals) > MAX_PORTALS:
             self._portals.pop(next(iter(self._portals)))
+            self.portals_lost = True
+
+    def lose_portals(self) -> None:
+        """Something was bound that nobody could look at: any name of a portal may mean it."""
+        self._portals.clear()
+        self.portals_lost = True
+
+    def named_portals(self) -> list[Portal]:
+        """Those that a FETCH or MOVE of this transaction may run."""
+        return [portal for name, portal in self._portals.items() if name]
 
     def portal(self, name: str) -> Portal | None:
         return self._portals.get(name)
@@ -181,28 +233,53 @@ class Statements:
     def end_transaction(self) -> None:
         """Portals made by Bind do not outlive their transaction."""
         self._portals.clear()
+        self.portals_lost = False
 
     def simple_query(self) -> Prepared | None:
         """A simple Query destroys the unnamed statement and portal. Returns the statement."""
         self._portals.pop("", None)
         return self.close_prepared("")
 
-    def completed(self, tag: str, recognised: Recognised) -> None:
-        """A SQL command that changes names has succeeded."""
+    def completed(self, tag: str, recognised: Recognised, sent: int) -> None:
+        """A SQL command that changes names has succeeded, the `sent`-th statement of the session. What was prepared behind it
+        stays."""
         if tag in ("DEALLOCATE ALL", "DISCARD ALL"):
-            unnamed = self._prepared.get("")  # not among what these drop
-            self._prepared.clear()
-            self._bytes = 0
-            if unnamed is not None:
-                self.prepare(unnamed)
-        elif tag == "DEALLOCATE":
-            match = _NAME.match(recognised.bare[len("DEALLOCATE") :])
-            if match is not None:
-                self._forget(_identifier(match.group(1)))
-        elif tag == "PREPARE":
-            match = _NAME.match(recognised.bare[len("PREPARE") :])
-            if match is not None:
-                self.prepare(Prepared(_identifier(match.group(1)), recognised.bare, (UNKNOWN,)))
+            self._drop_all(sent, unnamed=False)  # the unnamed statement is not among what these drop
+        elif tag in ("DEALLOCATE", "PREPARE"):
+            match = _NAME.match(recognised.bare[len(tag) :])
+            if match is None:
+                self._drop_all(sent)  # nobody could read the statement
+                return
+            name = _identifier(match.group(1))
+            self._drop(name, sent)
+            if tag == "PREPARE" and name not in self._prepared:
+                self.prepare(Prepared(name, recognised.bare, (UNKNOWN,)))
+        elif tag == "DO" and (recognised is UNKNOWN or _RENAMING.search(recognised.bare)):
+            self._drop_all(sent)
+
+    def _drop_all(self, sent: int, *, unnamed: bool = True) -> None:
+        for name in list(self._prepared):
+            if name or unnamed:
+                self._drop(name, sent)
+
+    def _drop(self, name: str, sent: int) -> None:
+        prepared = self._prepared.get(name)
+        if prepared is not None and prepared.made < sent:
+            self._forget(name)
+
+
+_RENAMING: Final = re.compile(r"\b(?:PREPARE|DEALLOCATE)\b", re.IGNORECASE)
+_RENAMING_WORDS: Final = frozenset({"PREP", "DEAL", "DISC"})
+
+
+def renames(recognised: Recognised) -> bool:
+    """The statement may change what names of prepared statements mean."""
+    if recognised is UNKNOWN:
+        return True
+    text = recognised.bare
+    if text[:4].upper() in _RENAMING_WORDS:
+        return True
+    return text[:2].upper() == "DO" and _RENAMING.search(text) is not None
 
 
 def _identifier(text: str) -> str:

@@ -40,13 +40,14 @@ _COPY_DATA: Final = 0x64
 class FrameReader:
     """Cuts one direction of a connection into frames. See the head of the module for what it gives."""
 
-    __slots__ = ("_broken", "_code", "_join_rows", "_left", "_limit", "_need", "_tail")
+    __slots__ = ("_broken", "_code", "_join_rows", "_left", "_need", "_tail", "limit_bytes")
 
     def __init__(self, *, join_rows: bool, limit_bytes: int = DEFAULT_LIMIT_BYTES) -> None:
         """`join_rows`: runs of DataRow become one tuple. Only the backend's direction: from the frontend the same code
         is Describe."""
         self._join_rows = join_rows
-        self._limit = limit_bytes
+        self.limit_bytes = limit_bytes
+        """The longest frame that is kept until it is whole. May be changed: it counts from the next frame on."""
         self._tail = bytearray()
         self._need = 0  # bytes that the frame (or its header) in the tail still lacks
         self._left = 0  # bytes to come of a frame over the limit
@@ -57,6 +58,16 @@ class FrameReader:
     def pending(self) -> int:
         """Bytes kept of a frame that is not whole yet."""
         return len(self._tail)
+
+    @property
+    def missing(self) -> int:
+        """Bytes that the unfinished frame still lacks, or its header."""
+        return self._left or (self._need if self._tail else 0)
+
+    @property
+    def unfinished(self) -> int:
+        """The code of the frame of which the beginning is kept, -1 for none."""
+        return self._tail[0] if self._tail else -1
 
     def tail(self, start: int = 0) -> bytes:
         """The bytes of the unfinished frame from `start` on."""
@@ -115,7 +126,7 @@ class FrameReader:
             self._need = HEADER_BYTES - rest
             return
         length = _LENGTH.unpack_from(data, position + 1)[0] + 1
-        if length > self._limit:
+        if length > self.limit_bytes:
             self._code = data[position]
             self._left = length - rest
             frames.append((self._code, data[position:], PIECE))
@@ -140,7 +151,7 @@ class FrameReader:
                 tail.clear()
                 return len(data)
             self._need = length - HEADER_BYTES
-            if length > self._limit:
+            if length > self.limit_bytes:
                 return self._start_piece(data, position, frames)
         take = min(self._need, len(data) - position)
         tail += data[position : position + take]
