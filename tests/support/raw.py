@@ -43,6 +43,8 @@ class Raw:
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.key = b""
         """Process number (4 bytes) and secret key of BackendKeyData."""
+        self.at_end = False
+        """`read_within` has seen the end of the connection."""
         self._data = b""
 
     def __enter__(self) -> Raw:
@@ -88,6 +90,29 @@ class Raw:
         length = self._length()
         frame, self._data = self._data[:length], self._data[length:]
         return frame
+
+    def read_within(self, patience_s: float | None) -> bytes | None:
+        """One frame; None at the end of the connection (`at_end`) and if nothing comes for so long."""
+        if patience_s is None:
+            frame = self.read()
+            self.at_end = frame is None
+            return frame
+        self.socket.settimeout(patience_s)
+        try:
+            while len(self._data) < 5 or len(self._data) < self._length():
+                try:
+                    more = self.socket.recv(1 << 16)
+                except ConnectionError:
+                    more = b""
+                self._data += more
+                if not more:
+                    self.at_end = True
+                    return None
+        except TimeoutError:
+            return None
+        finally:
+            self.socket.settimeout(PATIENCE_S)
+        return self.read()
 
     def _length(self) -> int:
         return 1 + int.from_bytes(self._data[1:5], "big")
