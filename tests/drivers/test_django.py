@@ -20,17 +20,27 @@ from support.stage import Stage, empty
 PROGRAM = Path(__file__).resolve().parent.parent / "programs" / "django_orm.py"
 
 
-def run(driver: str, url: str) -> Any:
-    code, shown, said = output(sys.executable, "-W", "error", PROGRAM, driver, url)
+def run(driver: str, url: str, *programs: str) -> Any:
+    code, shown, said = output(sys.executable, "-W", "error", PROGRAM, driver, url, *programs)
     assert (code, said) == (0, "")
     return json.loads(shown)
 
 
 @pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
 def test_a_program_sees_what_it_sees_at_the_server(outer_stage: Stage, driver: str) -> None:
-    before = outer_stage.hits()
     seen = outer_stage.compare(lambda url: run(driver, url), ready=empty)
     assert seen["driver"] == driver
     assert len(seen) == 11
-    # new tables are not cached before the proxy has learnt of them
-    eventually(lambda: outer_stage.hits() > before or not run(driver, outer_stage.caching.url))
+
+
+@pytest.mark.parametrize("driver", ["psycopg", "psycopg2"])
+def test_a_cache_answers_its_reads(outer_stage: Stage, driver: str) -> None:
+    empty(outer_stage.direct)
+    expected = run(driver, outer_stage.direct, "fill", "loading")
+    before = outer_stage.hits()
+
+    def hit() -> bool:
+        assert run(driver, outer_stage.caching.url, "loading")["loading"] == expected["loading"]
+        return outer_stage.hits() > before
+
+    eventually(hit)

@@ -142,7 +142,7 @@ def test_a_cancel_key_passes_in_its_full_length_and_cancels(
             with Raw(url) as wrong:
                 wrong.send(build_cancel_request(client.process, bytes(length)))
                 assert wrong.rest() == []
-            assert observer.execute(asleep, (client.process,)).fetchone() == ("PgSleep",)
+            assert asleep(observer, client.process)
             with Raw(url) as messenger:
                 messenger.send(build_cancel_request(client.process, key))
                 assert messenger.rest() == []

@@ -33,6 +33,18 @@ const until = async (question) => {
     throw new Error("never came true");
 };
 
+async function reads(url) {
+    return connected(url, {}, async (client) => {
+        const seen = [];
+        for (const key of [1, 2, 1, 2]) {
+            seen.push((await client.query("SELECT name FROM item WHERE id = $1", [key])).rows);
+            seen.push((await client.query({ name: "named", text: "SELECT id, name FROM item WHERE id = $1", values: [key] })).rows);
+            seen.push((await client.query(`SELECT price FROM item WHERE id = ${key}`)).rows);
+        }
+        return seen;
+    });
+}
+
 async function simple(url) {
     return connected(url, {}, async (client) => {
         const seen = [];
@@ -285,4 +297,4 @@ async function pool(url) {
     return seen;
 }
 
-await run([simple, parameters, named, cursor, stream, copy, listen, transactions, errors, cancel, pipelined, pool]);
+await run([reads, simple, parameters, named, cursor, stream, copy, listen, transactions, errors, cancel, pipelined, pool]);

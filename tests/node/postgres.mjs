@@ -19,6 +19,17 @@ const connected = async (url, options, work) => {
 
 const shown = (result) => ({ command: result.command, count: result.count, columns: result.columns?.map((column) => [column.name, column.type]), rows: [...result] });
 
+async function reads(url) {
+    return connected(url, {}, async (sql) => {
+        const seen = [];
+        for (const key of [1, 2, 1, 2]) {
+            seen.push([...(await sql`SELECT name FROM item WHERE id = ${key}`)]);
+            seen.push([...(await sql.unsafe(`SELECT price FROM item WHERE id = ${key}`))]);
+        }
+        return seen;
+    });
+}
+
 async function prepared(url) {
     return connected(url, {}, async (sql) => {
         const seen = [];
@@ -237,4 +248,4 @@ async function errors(url) {
     });
 }
 
-await run([prepared, unprepared, simple, types, pipelined, cursors, copy, transactions, listen, cancel, largeObjects, errors]);
+await run([reads, prepared, unprepared, simple, types, pipelined, cursors, copy, transactions, listen, cancel, largeObjects, errors]);

@@ -1,6 +1,6 @@
-"""What Django's ORM sees at one place, as JSON: `python django_orm.py psycopg|psycopg2 URL`.
+"""What Django's ORM sees at one place, as JSON: `python django_orm.py psycopg|psycopg2 URL [PROGRAM ...]`.
 
-Before each program of `library.programs` the tables are made anew with the schema editor.
+By default all programs of `library.programs` are run, and the tables are made anew before each.
 """
 
 from __future__ import annotations
@@ -38,17 +38,20 @@ def configure(driver: str, url: str) -> None:
 
 
 def main() -> None:
-    configure(*sys.argv[1:])
+    driver, url, *names = sys.argv[1:]
+    configure(driver, url)
     # models can be imported only now
     from django.db import connections
     from django.db.backends.postgresql.psycopg_any import is_psycopg3
-    from library.programs import PROGRAMS, fill
+    from library import programs
 
     seen: dict[str, Any] = {"driver": "psycopg" if is_psycopg3 else "psycopg2"}
-    for program in PROGRAMS:
-        fill()
-        # a session that has changed the schema gets nothing from a cache
-        connections.close_all()
+    chosen = [getattr(programs, name) for name in names]
+    for program in chosen or programs.PROGRAMS:
+        if not chosen:
+            programs.fill()
+            # a session that has changed the schema gets nothing from a cache
+            connections.close_all()
         seen[program.__name__] = program()
     connections.close_all()
     print(json.dumps(seen, default=str))

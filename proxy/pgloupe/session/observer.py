@@ -151,7 +151,7 @@ class Observer(Ledger):
             request = Request(Kind.EXECUTE)
             request.portal = portal = self.statements.portal(parse_execute(raw)[0]) if raw else None
             request.statements = (self.execute(portal, received_s),)
-            request.renames = renames(request.statements[0].recognised)
+            request.renames = portal is None or portal.prepared.renames
             if portal is not None:
                 request.columns = portal.columns or portal.prepared.columns
             return request

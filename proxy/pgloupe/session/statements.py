@@ -37,7 +37,18 @@ UNKNOWN: Final = Recognised(Template("0" * 16, "", 0), (), "")
 class Prepared:
     """A prepared statement as the frontend made it."""
 
-    __slots__ = ("columns", "doubt", "made", "name", "oids", "query_string", "recognised", "statement_count", "weight")
+    __slots__ = (
+        "columns",
+        "doubt",
+        "made",
+        "name",
+        "oids",
+        "query_string",
+        "recognised",
+        "renames",
+        "statement_count",
+        "weight",
+    )
 
     def __init__(
         self, name: str, query_string: str, recognised: tuple[Recognised, ...], oids: tuple[int, ...] = ()
@@ -45,6 +56,7 @@ class Prepared:
         self.name = name
         self.query_string = query_string
         self.recognised = recognised[0] if len(recognised) == 1 else UNKNOWN
+        self.renames = renames(self.recognised)
         self.statement_count = len(recognised)
         """0 for an empty query string; over 1 only where the server is going to refuse it."""
         self.oids = oids
