@@ -91,7 +91,7 @@ def test_the_passwords_of_redis_and_of_the_catalogs_are_written_nowhere(postgres
     config = tmp_path / "pgloupe.toml"
     with RedisServer(binary) as redis:
         wrong = redis.url.replace("redis://", "redis://someone:h1dden@")
-        catalog = postgres.url.replace(quote(PASSWORDS["app"], safe=""), "h1dden")
+        catalog = postgres.url.replace(quote(postgres.password, safe=""), "h1dden")
         config.write_text(
             f'[cache]\nredis = "{wrong}"\ncatalog_url = "{catalog}"\n'
             '[[cache.allow]]\nname = "all"\ntables = ["item"]\nttl = "60s"\n'
