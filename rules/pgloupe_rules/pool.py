@@ -12,6 +12,7 @@ from typing import Final, TypeAlias, final
 from pgloupe_rules.record import ROW_WRITES, Run, is_catalog, result_weight, verb_of
 from pgloupe_rules.shape import shape_of
 from pgloupe_rules.types import Outcome, SessionInfo, Status
+from pgloupe_rules.words import NO_QUERIES
 
 MAX_POOLS: Final = 1024
 MAX_ENTRIES: Final = 512
@@ -33,27 +34,6 @@ CONNECT_S: Final = 1.0
 MAX_CONNECTING: Final = 64
 
 _DONE: Final = frozenset({Status.COMPLETE, Status.SUSPENDED})
-_QUIET: Final = frozenset(
-    {
-        "BEGIN",
-        "START",
-        "COMMIT",
-        "END",
-        "ROLLBACK",
-        "ABORT",
-        "SAVEPOINT",
-        "RELEASE",
-        "SET",
-        "RESET",
-        "SHOW",
-        "DISCARD",
-        "DEALLOCATE",
-        "PREPARE",
-        "LISTEN",
-        "UNLISTEN",
-        "CLOSE",
-    }
-)
 
 _NOISE_WEIGHT: Final = 220
 
@@ -216,7 +196,7 @@ class Pool:
 
 def _judge(outcome: Outcome) -> Doing:
     verb = verb_of(outcome)
-    if verb in _QUIET:
+    if verb in NO_QUERIES:
         return Doing.NOISE
     shape = shape_of(outcome.statement.template)
     if verb == "SELECT":

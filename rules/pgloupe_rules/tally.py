@@ -22,6 +22,7 @@ from pgloupe_rules.record import is_catalog
 from pgloupe_rules.shape import shape_of
 from pgloupe_rules.types import Kind, Outcome, Status, Template
 from pgloupe_rules.unit_of_work import trace_id
+from pgloupe_rules.words import NO_QUERIES
 
 MAX_TEMPLATES: Final = 512
 """Templates that are told apart in one unit of work; statements of further ones are counted in the sum alone."""
@@ -30,27 +31,6 @@ MAX_TRACES: Final = 64
 """Traces that are told apart in one unit of work; what further ones bring is counted for the last of these."""
 
 _VERB: Final = re.compile(r"[\s(;]*([A-Za-z]+)")
-_NO_QUERIES: Final = frozenset(
-    [
-        "BEGIN",
-        "START",
-        "COMMIT",
-        "END",
-        "ROLLBACK",
-        "ABORT",
-        "SAVEPOINT",
-        "RELEASE",
-        "SET",
-        "RESET",
-        "SHOW",
-        "DISCARD",
-        "PREPARE",
-        "DEALLOCATE",
-        "CLOSE",
-        "LISTEN",
-        "UNLISTEN",
-    ]
-)
 _ABOUT_SESSION: Final = frozenset(
     [
         "version",
@@ -80,7 +60,7 @@ _NOT_RUN: Final = frozenset({Status.EMPTY, Status.SKIPPED})
 def is_query(template: Template) -> bool:
     """Whether statements of this template are queries, as the head of this module has it."""
     match = _VERB.match(template.text)
-    if match is not None and match.group(1).upper() in _NO_QUERIES:
+    if match is not None and match.group(1).upper() in NO_QUERIES:
         return False
     shape = shape_of(template)
     if not shape.parsed or shape.kind is not Kind.SELECT:

@@ -101,3 +101,26 @@ SIZED: Final = _words("""
 
 SYNONYMS: Final[dict[str, str]] = {"int": "integer", "decimal": "numeric", "dec": "numeric", "nchar": "char"}
 """Type names that the grammar itself takes for another. `int4` and `bool` are ordinary names."""
+
+NO_QUERIES: Final = frozenset(
+    {
+        "ABORT",
+        "BEGIN",
+        "CLOSE",
+        "COMMIT",
+        "DEALLOCATE",
+        "DISCARD",
+        "END",
+        "LISTEN",
+        "PREPARE",
+        "RELEASE",
+        "RESET",
+        "ROLLBACK",
+        "SAVEPOINT",
+        "SET",
+        "SHOW",
+        "START",
+        "UNLISTEN",
+    }
+)
+"""First words of statements that are about the session and its transactions, and ask for no data."""
