@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 
+import psycopg
 import pytest
 
 from pgloupe.net.listener import GREETED
-from pgloupe.wire.frontend import build_query
+from pgloupe.wire.frontend import build_bind, build_execute, build_flush, build_parse, build_query, build_sync
 from pgloupe.wire.startup import build_cancel_request, build_ssl_request, build_startup
 from support.proxy import Proxy, proxy_to
 from support.raw import Raw, codes, errors, eventually
@@ -21,7 +23,11 @@ IDLE = [("FATAL", "57P05", "terminating connection due to idle-session timeout")
 
 @pytest.fixture(scope="module")
 def direct(postgres: Postgres) -> str:
-    return postgres.url_for("trusted", postgres.create_database().rpartition("/")[2])
+    database = postgres.create_database()
+    with psycopg.connect(database, autocommit=True) as connection:
+        connection.execute("CREATE TABLE implicit (id int)")
+        connection.execute("GRANT ALL ON implicit TO PUBLIC")
+    return postgres.url_for("trusted", database.rpartition("/")[2])
 
 
 @pytest.fixture
@@ -147,3 +153,32 @@ def _sessions(client: Raw) -> int:
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
     )
     return int(row[1][11:])
+
+
+@pytest.mark.parametrize("end", ["idle timeout", "drain"])
+def test_an_implicit_transaction_without_its_sync_is_not_idle(direct: str, end: str) -> None:
+    with Raw(direct) as other:
+        other.start()
+        other.query("DELETE FROM implicit")
+        values = {"client_idle_timeout_s": 0.2} if end == "idle timeout" else {}
+        with proxy_to(direct, **values) as proxy, Raw(proxy.url) as client, Raw(proxy.url) as idle:
+            client.start()
+            idle.start()
+            client.send(
+                build_parse("", "INSERT INTO implicit VALUES (1)")
+                + build_bind("", "")
+                + build_execute("")
+                + build_flush()
+            )
+            assert codes(client.until("C")) == "12C"
+            draining = None
+            if end == "drain":
+                app = proxy.running._app
+                draining = asyncio.run_coroutine_threadsafe(app.listener.drain(20.0), proxy.running._loop)
+            assert errors(idle.until("E"))[0][1] in ("57P05", "57P01")
+            client.send(build_sync())
+            assert codes(client.until("Z")) == "Z"
+            assert errors(client.rest())[0][1] in ("57P05", "57P01")
+            if draining is not None:
+                draining.result(20)
+        assert codes(other.query("SELECT FROM implicit")) == "TDCZ"

@@ -20,8 +20,8 @@ from pgloupe.wire.backend import build_error_response
 from pgloupe.wire.frontend import build_frame, build_query
 from pgloupe.wire.startup import build_startup
 from support.proxy import Proxy, Serve, pgloupe
-from support.raw import PATIENCE_S, Raw, errors, eventually
-from support.servers import PASSWORDS, Postgres
+from support.raw import PATIENCE_S, Raw, codes, errors, eventually
+from support.servers import PASSWORDS, Postgres, RedisServer
 from support.tls import (
     Certificates,
     TlsRaw,
@@ -367,3 +367,64 @@ def test_a_server_that_offers_nothing_but_binding_cannot_be_reached_in_plain_tex
     ):
         client.send(build_startup({"user": "app"}))
         assert "channel binding, which cannot pass a proxy" in errors(client.rest())[0][2]
+
+
+def test_much_that_comes_at_once_with_the_end_of_the_login_arrives(
+    certificates: Certificates, tls_postgres: TlsServer
+) -> None:
+    notice = build_frame(0x4E, b"SNOTICE\0C00000\0M" + b"x" * 1000 + b"\0\0")
+    first, last = build_frame(0x52, b"\0\0\0\0"), build_frame(0x5A, b"I")
+    for _ in range(10):
+        with (
+            Fake(certificates, first + 400 * notice + last, b"") as fake,
+            tls_proxy(tls_postgres, client=False, server_mode="require", upstream=fake.url) as proxy,
+            Raw(proxy.url) as client,
+        ):
+            assert len(client.start()) == 402
+            client.terminate()
+
+
+def test_a_client_in_plain_text_that_stops_sending_gets_its_answers_from_a_server_on_tls(
+    tls_postgres: TlsServer,
+) -> None:
+    with tls_proxy(tls_postgres, client=False, server_mode="require") as proxy:
+        url = trusted(proxy.url, tls_postgres)
+        with Raw(url) as client:
+            client.start()
+            client.send(build_query("SELECT pg_sleep(0.1)"), build_query("SELECT 1"))
+            client.half_close()
+            assert codes(client.rest()) == "TDCZTDCZ"
+        with Raw(url) as client:
+            client.start()
+            client.half_close()
+            assert client.rest() == []
+
+
+@pytest.mark.parametrize("goodbye", ["close", "Terminate"])
+def test_a_write_that_waits_for_redis_is_done_although_a_client_on_tls_has_gone(
+    tls_postgres: TlsServer, own_redis: RedisServer, goodbye: str
+) -> None:
+    cache = {
+        "redis": own_redis.url,
+        "redis_timeout_s": 0.2,
+        "allow": [{"name": "all", "tables": ["left_behind"], "ttl": "60s"}],
+    }
+    with psycopg.connect(tls_postgres.role_url(), autocommit=True) as connection:
+        connection.execute("CREATE TABLE left_behind (id int)")
+        connection.execute("GRANT ALL ON left_behind TO PUBLIC")
+        try:
+            with tls_proxy(tls_postgres, client=True, server_mode="require", cache=cache) as proxy:
+                with TlsRaw(trusted(proxy.url, tls_postgres)) as client:
+                    client.start()
+                    client.query("INSERT INTO left_behind VALUES (1)")
+                    own_redis.pause()
+                    client.send(build_query("INSERT INTO left_behind VALUES (2)"))
+                    if goodbye == "Terminate":
+                        client.terminate()
+                question = "SELECT count(*) FROM left_behind WHERE id = 2"
+                eventually(lambda: connection.execute(question).fetchone() == (1,))
+                own_redis.resume()
+                backends = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'trusted'"
+                eventually(lambda: connection.execute(backends).fetchone() == (0,))
+        finally:
+            connection.execute("DROP TABLE left_behind")

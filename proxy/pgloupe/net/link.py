@@ -137,6 +137,8 @@ class Link:
         # what came and is taken in next: the client's, the server's
         self._waiting: tuple[list[bytes], list[bytes]] = ([], [])
         self._backend_end: Exception | None = None  # the server is gone, and the session still holds back what it said
+        self._left = False  # the client is gone, and the server has not been given all that it sent
+        self._ends_settled = False  # the client sends no more, and the server is on TLS and cannot be told so
         self._hold: asyncio.TimerHandle | None = None
         self._aborts: list[asyncio.TimerHandle] = []
 
@@ -228,21 +230,27 @@ class Link:
         """The client sends nothing more. True keeps its transport open for what the server still answers."""
         self._take_all()
         self._frontend_ended = True
-        if self._backend is None or self._backend.is_closing() or not self._backend.can_write_eof():
+        if self._backend is None or self._backend.is_closing():
             return False
-        if self._hold is not None:
-            self._hold.cancel()  # nothing more comes that could make a cycle whole
-            self._release()
+        self._release_now()
+        if self._backend.can_write_eof():
+            self._end_backend()
         else:
+            self._ends_settled = True
             self._run()
-        self._end_backend()
-        return True
+        return not self._closed
 
     def frontend_gone(self) -> None:
         """The client's connection is closed."""
         self._take_all()
         self._frontend_ended = True
-        self._close()
+        if not self._closed:
+            self._release_now()
+        # what the client asked for is done although it has gone, as it would be without us: a write may wait for its mark
+        there = not self._closed and self._backend is not None and not self._backend.is_closing()
+        self._left = there and self.session.frontend_blocked
+        if not self._left:
+            self._close()
         self._stop_waiting()
 
     def backend_gone(self, error: Exception | None) -> None:
@@ -291,6 +299,8 @@ class Link:
             self._close()
         elif self._backend_end is not None and not session.backend_blocked:
             self._finish()
+        elif (self._left and not session.frontend_blocked) or (self._ends_settled and session.settled):
+            self._close()
         else:
             if self._desk is not None:
                 self._arm_hold()
@@ -315,6 +325,14 @@ class Link:
         session = self.session
         if isinstance(session, GatedSession) and session.holding and self._hold is None:
             self._hold = asyncio.get_running_loop().call_later(HOLD_S, self._release)
+
+    def _release_now(self) -> None:
+        """Nothing more comes that could make a cycle whole."""
+        if self._hold is not None:
+            self._hold.cancel()
+            self._release()
+        else:
+            self._run()
 
     def _release(self) -> None:
         self._hold = None

@@ -207,10 +207,11 @@ class Frontend(asyncio.Protocol):
     async def _join(self, link: Link, first: bytes, rest: bytes) -> None:
         """Connect to the server, have the login done as far as it needs us, and let the link take over."""
         listener = self._listener
-        server = Peer()
         said = b""
         try:
-            backend, _ = await dial(listener.upstream, lambda: server, listener.limits.connect_timeout_s, listener.tls)
+            # a Peer for each attempt: what became of the first says nothing of the second
+            backend, protocol = await dial(listener.upstream, Peer, listener.limits.connect_timeout_s, listener.tls)
+            server = cast(Peer, protocol)
             try:
                 if isinstance(backend, TlsTransport):
                     backend.write(first)
@@ -231,6 +232,8 @@ class Frontend(asyncio.Protocol):
         finally:
             self._asked = self._joining = None
         backend.set_protocol(Backend(link))
+        if not (server.ended or backend.is_closing() or backend.is_reading()):
+            backend.resume_reading()  # the login had enough to do; the link begins with a side that is read from
         link.connected(backend, first)
         if rest:
             link.from_frontend(rest)

@@ -170,6 +170,8 @@ def _read(name: str, path: str) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise SettingsError(f"{name}: cannot read {path}: {(error.strerror or str(error)).lower()}") from None
+    except ValueError:
+        raise SettingsError(f"{name}: {path!r} is no path") from None
 
 
 def _check_private(name: str, path: str) -> None:

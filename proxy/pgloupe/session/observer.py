@@ -58,6 +58,7 @@ class Observer(Ledger):
         "context",
         "refused",
         "statements",
+        "unsynced",
     )
 
     def __init__(self, info: SessionInfo, recognise: Recogniser, context: Context | None) -> None:
@@ -68,6 +69,8 @@ class Observer(Ledger):
         self.statements = Statements()
         self.refused = False
         """Since the last ReadyForQuery the server refused one statement as no SQL, outside of a transaction block."""
+        self.unsynced = False
+        """Messages of the extended query went to the server that no Sync has ended yet: an implicit transaction is open."""
         self._failed = False  # an error came since the last ReadyForQuery
         self._syncs = 1  # sent, and one, so that none has the number 0
         self._closing = 0  # Close of a known statement, sent and not answered
@@ -86,6 +89,7 @@ class Observer(Ledger):
                 pipeline.copy_sync()
                 return None
             self._undo_skipped()
+            self.unsynced = False
             pipeline.sync_sent()
             self._syncs += 1
             request = Request(Kind.SYNC)
@@ -98,6 +102,7 @@ class Observer(Ledger):
             return None
         if code in (FrontendCode.FLUSH, FrontendCode.TERMINATE, FrontendCode.PASSWORD):
             return None
+        self.unsynced = code not in (FrontendCode.QUERY, FrontendCode.FUNCTION_CALL)
         known = raw if count == WHOLE else b""
         size = len(known)
         if (

@@ -123,9 +123,16 @@ class Session:
 
     @property
     def idle(self) -> bool:
-        """Outside of a transaction block, with nothing outstanding."""
+        """Outside of a transaction block, with nothing outstanding: not even the Sync that ends an implicit transaction."""
         observer = self.observer
-        return self.phase == Phase.READY and observer.status == TransactionStatus.IDLE and observer.pipeline.settled
+        ended = observer.status == TransactionStatus.IDLE and not observer.unsynced
+        return self.phase == Phase.READY and ended and observer.pipeline.settled
+
+    @property
+    def settled(self) -> bool:
+        """No answer is outstanding, or nobody can tell."""
+        pipeline = self.observer.pipeline
+        return self.phase >= Phase.OPAQUE or pipeline.settled or pipeline.copying_in()
 
     @property
     def last_s(self) -> float:
