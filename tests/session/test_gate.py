@@ -955,6 +955,36 @@ def test_a_session_that_ends_with_a_mark_loses_it() -> None:
     assert talk.ends() == [(WRITE, "lost", "")]
 
 
+@pytest.mark.parametrize("failed", [False, True])
+def test_a_session_that_ends_in_an_open_transaction_has_surely_rolled_back(failed: bool) -> None:
+    talk = gated()
+    talk.client(build_query("BEGIN"))
+    talk.server(complete("BEGIN"), ready("T"))
+    talk.client(build_query(WRITE))
+    talk.server(*((error("23505"), ready("E")) if failed else (complete("UPDATE 1"), ready("T"))))
+    talk.client(build_terminate())
+    talk.close()
+    end = desk_of(talk).log[-1]
+    assert isinstance(end, EndWrite)
+    assert (end.lost, end.again, end.refused) == (False, False, False)
+    assert desk_of(talk).open_marks == []
+
+
+@pytest.mark.parametrize("message", [build_query("COMMIT"), build_parse("", "COMMIT") + build_bind("", "")])
+def test_a_session_that_ends_with_something_unanswered_in_its_transaction_loses_its_mark(message: bytes) -> None:
+    talk = gated()
+    talk.client(build_query("BEGIN"))
+    talk.server(complete("BEGIN"), ready("T"))
+    talk.client(build_query(WRITE))
+    talk.server(complete("UPDATE 1"), ready("T"))
+    talk.client(message)
+    talk.close()
+    end = desk_of(talk).log[-1]
+    assert isinstance(end, EndWrite)
+    assert end.lost
+    assert desk_of(talk).open_marks == []
+
+
 @pytest.mark.parametrize("again", [False, True])
 def test_a_session_closed_while_it_waits_leaves_no_mark(again: bool) -> None:
     message = extended_write() * (2 if again else 1)

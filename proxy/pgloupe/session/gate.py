@@ -288,11 +288,21 @@ class GatedSession(Session):
         self.frontend_blocked = False
         self._pump_frontend(now_s)
 
-    def _lose_mark(self) -> None:
+    def _lose_mark(self, *, rolled_back: bool = False) -> None:
         """The session is closed. What is still to be told back ends its mark then."""
-        lost = self._marks.lose()
+        lost = self._marks.lose(rolled_back=rolled_back)
         if lost is not None:
             self.actions.append(lost)
+
+    def _rolls_back(self) -> bool:
+        """If the session ended now, the server would roll its transaction back: it stands open, and nothing that could
+        commit it is on its way."""
+        return (
+            self.phase == Phase.READY
+            and self.observer.status in (TransactionStatus.TRANSACTION, TransactionStatus.FAILED)
+            and not len(self.observer.pipeline)
+            and not (self._frontend_queue or self._backend_queue or self._unread_backend)
+        )
 
     def _pay(self, code: int, raw: bytes, count: int) -> None:
         """Settle what the server does not know about the unnamed statement, if the batch that this frame begins could
@@ -423,8 +433,9 @@ class GatedSession(Session):
             self.actions.append(self._marks.begin_all())
 
     def close(self, now_s: float) -> None:
+        rolled_back = self._rolls_back()
         super().close(now_s)
-        self._lose_mark()
+        self._lose_mark(rolled_back=rolled_back)
 
 
 _ALL: Final = 1 << 62

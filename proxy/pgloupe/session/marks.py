@@ -82,10 +82,11 @@ class Marks:
             self._mark = None  # that one is over
         return self.begin(None)
 
-    def lose(self) -> EndWrite | None:
+    def lose(self, *, rolled_back: bool = False) -> EndWrite | None:
         """The session is gone. None if there is no mark to end, or not yet: after what is told back later, this is called
-        again."""
+        again. `rolled_back`: what it wrote is surely undone. What a function did beside the transaction is not, so that the
+        mark ends as after a commit; but nobody has to wait for what the server may still do."""
         if self._mark is None or self._begins or self._mark is self._ending:
             return None
         mark, self._mark = self._mark, None
-        return EndWrite(mark, lost=True)
+        return EndWrite(mark, lost=not rolled_back)
