@@ -15,6 +15,6 @@ EXPOSE 6432
 STOPSIGNAL SIGTERM
 # asks for encryption, which is refused by one byte: the proxy is there and answers
 HEALTHCHECK --interval=10s --timeout=3s --start-period=5s \
-    CMD ["python", "-c", "import socket,struct; s=socket.create_connection(('127.0.0.1',6432),2); s.sendall(struct.pack('!II',8,80877103)); raise SystemExit(s.recv(1)!=b'N')"]
+    CMD ["python", "-c", "import socket,struct; s=socket.create_connection(('127.0.0.1',6432),2); s.sendall(struct.pack('!II',8,80877103)); raise SystemExit(s.recv(1) not in (b'N',b'S'))"]
 ENTRYPOINT ["pgloupe"]
 CMD ["serve"]

@@ -87,9 +87,12 @@ def test_the_catalogs_are_read_as_their_own_url_says() -> None:
     assert made(server_tls_sslmode="require", cache=cache).tls.catalog == ServerTls("require")
 
 
-def test_other_programs_get_the_url_without_what_it_says_of_tls() -> None:
-    url = URL + "?sslmode=verify-full&application_name=x&sslrootcert=%2Fca&channel_binding=require&sslMode=y"
-    assert parse_upstream(url).plain_url == URL + "?application_name=x"
+def test_connections_of_our_own_get_the_url_without_its_parameters() -> None:
+    url = URL + "?sslmode=verify-full&application_name=x&sslrootcert=%2Fca&channel_binding=require&sslcompression=1"
+    assert parse_upstream(url).plain_url == URL
+    socket = "postgresql://app@/shop?host=/run/postgresql&port=5433&connect_timeout=10"
+    assert parse_upstream(socket).plain_url == "postgresql://app@/shop?host=%2Frun%2Fpostgresql&port=5433"
+    assert parse_upstream("postgres://a%40b:p%2Fw@[::1]/x%20y").plain_url == "postgresql://a%40b:p%2Fw@[::1]:5432/x%20y"
     assert rewrite(url, HERE) == "postgresql://app:secret@127.0.0.1:6432/shop?application_name=x"
     assert parse_upstream(URL + "?sslmode=require").plain_url == URL
 

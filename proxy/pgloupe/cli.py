@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from hashlib import blake2b
@@ -76,6 +77,7 @@ def cli() -> None:
 @click.option("--report", metavar="FILE", help="Write the JSON report to FILE at the end.")
 def serve(config: str | None, report: str | None, **flags: Any) -> None:
     """Run the proxy. Point DATABASE_URL at the address that it prints."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # whoever asks for a reload must not end what is still starting
     from pgloupe.serve import serve as run  # noqa: PLC0415 (asyncio and redis are not needed for --help)
 
     def read() -> Settings:

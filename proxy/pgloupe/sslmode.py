@@ -161,4 +161,7 @@ def _server_tls(chosen: Mapping[str, str], url: UrlTls, upstream: Upstream) -> S
 
 
 def _path(text: str) -> str:
-    return str(Path(text).expanduser()) if text else ""
+    try:
+        return str(Path(text).expanduser()) if text else ""
+    except RuntimeError as error:  # ~nobody/…
+        raise ValueError(f"{text!r} is no path: {str(error).rstrip('.').lower()}") from None

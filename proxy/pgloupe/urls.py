@@ -5,12 +5,16 @@ Source: libpq documentation, "Connection URIs" and "Parameter Key Words".
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 _SCHEMES: Final = ("postgres", "postgresql")
 _EXAMPLE: Final = "write postgres://user@host:5432/database"
+
+_ENCRYPTION: Final = ("sslmode", "sslrootcert", "sslcert", "sslkey", "sslnegotiation")
 
 _TLS_PARAMETERS: Final = frozenset(
     {
@@ -84,10 +88,13 @@ class Upstream:
 
     @property
     def plain_url(self) -> str:
-        """The URL without a driver's suffix in its scheme and without what it says of TLS."""
-        base, mark, query = self.url.partition("://")[2].partition("?")
-        query = _without(query, _TLS_PARAMETERS)
-        return "postgresql://" + base + (mark + query if query else "")
+        """A URL for connections of our own: where and who, without the other parameters, which one driver knows and the
+        next takes for settings of the server."""
+        login = quote(self.user, safe="") + (":" + quote(self.password, safe="") if self.password is not None else "")
+        database = quote(self.database, safe="")
+        if self.socket_path is not None:
+            return f"postgresql://{login + '@' if login else ''}/{database}?host={quote(self.host, safe='')}&port={self.port}"
+        return f"postgresql://{login + '@' if login else ''}{Address(self.host, self.port)}/{database}"
 
     @property
     def socket_path(self) -> str | None:
@@ -128,18 +135,20 @@ def parse_upstream(text: str) -> Upstream:
     name = parts.netloc.rpartition("@")[2]
     name = name[1 : name.index("]")] if name.startswith("[") else name.partition(":")[0]
     query = dict(parse_qsl(parts.query))
+    _check_spelling(query)
     tls = _url_tls(query)
+    # as libpq: a parameter wins over what stands before it
     port_text = query.get("port", "")
     if port_text and not port_text.isdigit():
         raise ValueError(f"port={port_text} is not a port: {_EXAMPLE}")
-    user = unquote(parts.username or query.get("user", ""))
-    host = unquote(name) or query.get("host", "") or "localhost"
+    user = query.get("user", "") or unquote(parts.username or "")
+    host = query.get("host", "") or unquote(name) or "localhost"
     return Upstream(
         host=host,
-        port=port or int(port_text or 5432),
+        port=int(port_text or port or 5432),
         user=user,
-        password=unquote(parts.password) if parts.password is not None else query.get("password"),
-        database=unquote(parts.path.lstrip("/")) or query.get("dbname", "") or user,
+        password=query.get("password", unquote(parts.password) if parts.password is not None else None),
+        database=query.get("dbname", "") or unquote(parts.path.lstrip("/")) or user,
         url=text,
         tls=tls,
     )
@@ -167,12 +176,24 @@ def _without(query: str, names: frozenset[str]) -> str:
     return "&".join(item for item in query.split("&") if item and unquote(item.split("=")[0]).lower() not in names)
 
 
+def _check_spelling(query: Mapping[str, str]) -> None:
+    """Raises ValueError for a name that is nearly one of those that say how well the connection is encrypted."""
+    for name in query:
+        close = difflib.get_close_matches(name.lower(), _ENCRYPTION, 1, 0.8)
+        if close and name not in _TLS_PARAMETERS:
+            raise ValueError(f"unknown parameter {name!r} in the URL; did you mean {close[0]!r}?")
+
+
 def shown(text: str) -> str:
-    """What should be a URL, without what may be a password: for error messages."""
-    plain, mark, _ = text.partition("?")
-    head, at, tail = plain.rpartition("@")
-    plain = f"{head.partition(':')[0]}:…@{tail}" if at else plain
-    return f"{plain}?…" if mark else plain
+    """What should be a URL, without what may be a password: for error messages. Where nobody can tell, little is shown."""
+    scheme, mark, rest = text.partition("://")
+    if not mark or not scheme.replace("+", "").isalnum():
+        return text if text.isalnum() else "…"
+    head, at, tail = rest.rpartition("@")
+    if at:
+        return f"{scheme}://…@{tail.partition('?')[0]}" if "?" not in head else f"{scheme}://…"
+    authority, slash, path = rest.partition("?")[0].partition("/")
+    return f"{scheme}://{authority.partition(':')[0]}{':…' if ':' in authority else ''}{slash}{path}"
 
 
 def rewrite(url: str, address: Address, upstream: Upstream | None = None) -> str:

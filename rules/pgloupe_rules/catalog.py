@@ -160,6 +160,10 @@ class Catalogs:
         if database in self._known or len(self._known) < MAX_DATABASES:
             self._known[database] = catalog
 
+    def drop(self, database: str) -> None:
+        """Nobody asks for this database any more."""
+        self._known.pop(database, None)
+
     def want(self, database: str) -> None:
         if self.on_want is not None:
             self.on_want(database)

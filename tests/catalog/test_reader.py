@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgloupe.catalog.reader import AGAIN_S, FAILED_S, MAX_DATABASES, CatalogReader
+from pgloupe.catalog.reader import AGAIN_S, FAILED_S, MAX_CONNECTIONS, MAX_DATABASES, CatalogReader
 from pgloupe_rules.catalog import Relation
 from support.proxy import proxy_to
 from support.servers import Postgres
@@ -168,7 +168,26 @@ async def test_however_many_databases_are_named_few_are_read() -> None:
     background = Background("postgresql://u@127.0.0.1:1/x")
     for number in range(5 * MAX_DATABASES):
         background.reader.want(f"d{number}")
-    assert await background.settle() == MAX_DATABASES
+    at_once = await background.settle()
+    assert at_once == MAX_CONNECTIONS
+    read = at_once
+    while at_once:
+        background.reader.tick()
+        at_once = await background.settle()
+        assert at_once <= MAX_CONNECTIONS
+        read += at_once
+    assert read <= MAX_DATABASES + MAX_CONNECTIONS
+
+
+async def test_the_database_that_was_wanted_last_is_read_however_many_came_before(url: str) -> None:
+    background = Background(url)
+    for number in range(MAX_DATABASES):
+        background.reader.want(f"nowhere_{number}")
+    background.reader.want(name_of(url))
+    for _ in range(MAX_DATABASES):
+        await background.settle()
+        background.reader.tick()
+    assert background.reader.catalogs.of(name_of(url)) is not None
 
 
 def loop_with_aliases(url: str) -> None:

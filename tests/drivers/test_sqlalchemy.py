@@ -344,6 +344,10 @@ WORKS = (
 def test_a_program_sees_what_it_sees_at_the_server(outer_stage: Stage, driver: str, work: Work) -> None:
     if work is two_phases and driver == "asyncpg":
         pytest.skip("SQLAlchemy has no two-phase transactions with asyncpg")
+    if work is pool and driver == "pg8000":
+        pytest.skip(
+            "pg8000 may tell a reset as ConnectionResetError, also at the server, and SQLAlchemy's ping lets it through"
+        )
     outer_stage.compare(functools.partial(run, driver, work), ready=empty)
 
 

@@ -30,6 +30,8 @@ FAILED_S: Final = 60.0
 """The same after a failure; twice as long after each further one."""
 MOST_S: Final = 900.0
 TIMEOUT_S: Final = 10.0
+MAX_CONNECTIONS: Final = 2
+"""At the same time."""
 MAX_DATABASES: Final = 32
 MAX_COLUMNS: Final = 200_000
 """A database with more columns is not read."""
@@ -101,14 +103,24 @@ class CatalogReader:
         reading = self._readings.get(database)
         if reading is None:
             if len(self._readings) >= MAX_DATABASES:
-                return
+                self._forget_one()
             reading = self._readings[database] = _Reading()
+        else:  # the one that was wanted longest ago is the first to go
+            del self._readings[database]
+            self._readings[database] = reading
         reading.wanted = True
         self._begin(database, reading)
 
+    def _forget_one(self) -> None:
+        for database in self._readings:
+            if database not in self._running:
+                del self._readings[database]
+                self.catalogs.drop(database)
+                return
+
     def tick(self) -> None:
         """Begin the readings whose time has come. To be called about once a second."""
-        for database, reading in self._readings.items():
+        for database, reading in list(self._readings.items()):
             if reading.wanted:
                 self._begin(database, reading)
 
@@ -119,6 +131,8 @@ class CatalogReader:
     def _begin(self, database: str, reading: _Reading) -> None:
         if self._closed or database in self._running or self._clock() < reading.not_before_s:
             return
+        if len(self._running) >= MAX_CONNECTIONS:
+            return  # `tick` comes back to it
         reading.wanted = False
         self._running.add(database)
         self._spawn(self._read(database, reading))
