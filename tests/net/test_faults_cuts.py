@@ -220,3 +220,16 @@ def test_a_connection_cut_at_any_byte_is_told_and_leaves_nothing(stage: Stage, s
         bystander.socket.close()
         settled(stage.proxy)
     eventually(lambda: not backends(stage.direct))
+
+
+@pytest.mark.parametrize("fault", [Fault(piece=1), Fault(delay_s=0.02)], ids=["byte by byte", "late"])
+@pytest.mark.parametrize("conversation", SCRIPTS)
+@pytest.mark.parametrize("side", ["the client's", "the server's"])
+def test_a_slow_network_changes_no_answer(stage: Stage, side: str, conversation: str, fault: Fault) -> None:
+    stage.play(conversation)
+    expected = codes(split(bytes(stage.near.last.passed[DOWN]))[0])
+    relay = stage.near if side == "the client's" else stage.far
+    relay.next(fault)
+    stage.play(conversation)
+    assert relay.last.fault is fault
+    assert codes(split(bytes(stage.near.last.passed[DOWN]))[0]) == expected

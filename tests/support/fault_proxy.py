@@ -31,12 +31,14 @@ class Fault:
     `close` ends both sides in order, with what was sent delivered; `reset` ends both by RST, undelivered bytes are lost;
     `half close` ends this direction alone; `stall` neither reads nor writes in this direction any more until `Relay.resume`.
     `piece`: so many bytes are sent at a time in both directions, and after each the other tasks have their turn.
+    `delay_s`: what arrives is passed on so much later, in both directions.
     """
 
     direction: int = DOWN
     after: int | None = None
     ending: Ending = "close"
     piece: int = _CHUNK_BYTES
+    delay_s: float = 0.0
 
 
 NO_FAULT: Final = Fault()
@@ -165,6 +167,8 @@ class FaultProxy:
                     writer.write_eof()
                 return
             passed += data
+            if fault.delay_s:
+                await asyncio.sleep(fault.delay_s)
             for start in range(0, len(data), fault.piece):
                 writer.write(data[start : start + fault.piece])
                 await writer.drain()
