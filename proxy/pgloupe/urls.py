@@ -188,7 +188,7 @@ def shown(text: str) -> str:
     """What should be a URL, without what may be a password: for error messages. Where nobody can tell, little is shown."""
     scheme, mark, rest = text.partition("://")
     if not mark or not scheme.replace("+", "").isalnum():
-        return text if text.isalnum() else "…"
+        return text if not set("=@:?/ ") & set(text) else "…"
     head, at, tail = rest.rpartition("@")
     if at:
         return f"{scheme}://…@{tail.partition('?')[0]}" if "?" not in head else f"{scheme}://…"
