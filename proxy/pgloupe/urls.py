@@ -6,6 +6,7 @@ Source: libpq documentation, "Connection URIs" and "Parameter Key Words".
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -188,7 +189,7 @@ def shown(text: str) -> str:
     """What should be a URL, without what may be a password: for error messages. Where nobody can tell, little is shown."""
     scheme, mark, rest = text.partition("://")
     if not mark or not scheme.replace("+", "").isalnum():
-        return text if not set("=@:?/ ") & set(text) else "…"
+        return text if re.fullmatch(r"[\w.-]+(:\d+)?", text) else "…"
     head, at, tail = rest.rpartition("@")
     if at:
         return f"{scheme}://…@{tail.partition('?')[0]}" if "?" not in head else f"{scheme}://…"
