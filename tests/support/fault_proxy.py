@@ -136,8 +136,9 @@ class FaultProxy:
         except OSError:
             reset(writers)
         finally:
-            for each in writers:
+            for each in writers:  # all before the first wait, which the end of the proxy may cancel
                 each.close()
+            for each in writers:
                 with contextlib.suppress(OSError):
                     await each.wait_closed()
             relay.ended.set()
