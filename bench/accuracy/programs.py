@@ -6,11 +6,9 @@ directories and end with the block, also where the benchmark is killed.
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,6 +21,7 @@ from typing import Any, Final, Self
 
 import psycopg
 
+from bench import npm
 from bench.accuracy.counting import Seen, seen_in_log
 from bench.accuracy.log import SETTINGS, Logged, StatementLog, label
 from bench.accuracy.trace import Expected
@@ -37,7 +36,6 @@ LARGE: Final = 13
 FOLDER: Final = Path(__file__).parent / "programs"
 ORMS: Final = ("sqlalchemy", "django", "drizzle")
 _PROGRAM_S: Final = 120
-_INSTALL_S: Final = 600
 
 
 @dataclass(frozen=True)
@@ -80,38 +78,10 @@ def pairs() -> list[Pair]:
 def missing(orm: str) -> str:
     """Why the programs with this ORM cannot run here; "" where they can. Installs what node needs at its first call."""
     if orm == "drizzle":
-        return _missing_node()
+        return npm.install(FOLDER)
     wanted = ("sqlalchemy", "psycopg", "psycopg2", "asyncpg") if orm == "sqlalchemy" else ("django", "psycopg")
     absent = [name for name in wanted if importlib.util.find_spec(name) is None]
     return f"not installed: {', '.join(absent)}" if absent else ""
-
-
-def _missing_node() -> str:
-    absent = [name for name in ("node", "npm") if shutil.which(name) is None]
-    if absent:
-        return f"not installed: {', '.join(absent)}"
-    digest = hashlib.sha256((FOLDER / "package.json").read_bytes()).hexdigest()
-    stamp = FOLDER / "node_modules" / ".installed"
-    if stamp.exists() and stamp.read_text() == digest:
-        return ""
-    # no lock file: it would hold the address of the registry that was asked
-    command = ["npm", "install", "--no-package-lock", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
-    try:
-        done = subprocess.run(
-            command,
-            cwd=FOLDER,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=_INSTALL_S,
-        )
-    except subprocess.TimeoutExpired:
-        return f"npm install took longer than {_INSTALL_S} s"
-    if done.returncode:
-        return f"npm install failed: {done.stderr.strip()[-200:]}"
-    stamp.write_text(digest)
-    return ""
 
 
 class Bench:

@@ -210,7 +210,11 @@ def rewrite(url: str, address: Address, upstream: Upstream | None = None) -> str
     if upstream is not None:
         userinfo = _userinfo(userinfo, upstream)
         path = "/" + quote(upstream.database, safe="") if upstream.database else path
-    query = _without(parts.query, _TLS_PARAMETERS | {"host", "port", "hostaddr"})
+    names = _TLS_PARAMETERS | {"host", "port", "hostaddr"}
+    if upstream is not None:  # a parameter would win over what stands before it
+        said = (("user", upstream.user), ("password", upstream.password), ("dbname", upstream.database))
+        names |= {name for name, value in said if value}
+    query = _without(parts.query, names)
     out = f"{scheme}://{userinfo + '@' if userinfo else ''}{address}{path}"
     return out + (f"?{query}" if query else "")
 

@@ -127,7 +127,8 @@ def test_copied_data_waits_for_a_server_that_has_stalled_without_taking_memory(
     direct: str, caching: bool, tmp_path: Path
 ) -> None:
     if caching:
-        (tmp_path / "pgloupe.toml").write_text(RULE)
+        # the catalogs are read past the relay, so that the connection with the fault is the client's
+        (tmp_path / "pgloupe.toml").write_text(f'[cache]\ncatalog_url = "{direct}"\n{RULE}')
     block = copy_data(*["x" * 60_000] * 16)
     blocks = 300
     with (

@@ -9,19 +9,17 @@ The tests that need it are skipped with the reason where there is no Node.js, or
 
 from __future__ import annotations
 
-import fcntl
 import functools
-import hashlib
 import json
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
 
+from bench import npm
+
 FOLDER = Path(__file__).resolve().parent.parent / "node"
 
 _MODULES = FOLDER / "node_modules"
-_INSTALL_S = 600.0
 _PROGRAM_S = 120.0
 
 
@@ -32,44 +30,12 @@ class NoNode(Exception):
 @functools.cache
 def _installed() -> str:
     """ "" when all is there, else why it is not. Installs at the first call."""
-    missing = [name for name in ("node", "npm") if shutil.which(name) is None]
-    if missing:
-        return f"there is no {' and no '.join(missing)}"
-    wanted = (FOLDER / "package.json").read_bytes()
-    stamp = _MODULES / ".installed"
-    digest = hashlib.sha256(wanted).hexdigest()
-    # two runs of the tests in one checkout must not install into the same folder
-    with (FOLDER / "package.json").open("rb") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if stamp.exists() and stamp.read_text() == digest:
-            return ""
-        command = [
-            "npm",
-            "install",
-            "--no-package-lock",
-            "--ignore-scripts",
-            "--no-audit",
-            "--no-fund",
-            "--loglevel=error",
-        ]
-        try:
-            done = subprocess.run(
-                command,
-                cwd=FOLDER,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=_INSTALL_S,
-            )
-        except subprocess.TimeoutExpired:
-            return f"npm install took longer than {_INSTALL_S:.0f} s"
-        if done.returncode != 0:
-            return f"npm install failed: {done.stderr.strip()[-300:]}"
-        for links in _MODULES.glob("*/native/pg-symlinks.json"):
-            _link(links)
-        stamp.write_text(digest)
-    return ""
+    return npm.install(FOLDER, _link_all)
+
+
+def _link_all(modules: Path) -> None:
+    for links in modules.glob("*/native/pg-symlinks.json"):
+        _link(links)
 
 
 def _link(links: Path) -> None:

@@ -17,8 +17,8 @@ import ssl
 from collections.abc import Callable
 from typing import cast
 
-from pgloupe.errors import ServerUnreachable
-from pgloupe.net.tls import ALPN, HandshakeFailed, TlsContexts, connect_tls
+from pgloupe.errors import HandshakeFailed, ServerUnreachable
+from pgloupe.net.tls import ALPN, TlsContexts, connect_tls
 from pgloupe.sslmode import ServerTls
 from pgloupe.urls import Upstream
 from pgloupe.wire.startup import build_ssl_request

@@ -23,12 +23,24 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, cast
 
-from pgloupe.errors import FeatureNotSupported, PgloupeError, ProtocolViolation, ServerUnreachable, ShuttingDown
+from pgloupe.errors import (
+    AuthenticationTimeout,
+    ClientLeft,
+    FeatureNotSupported,
+    HandshakeFailed,
+    IdleTimeout,
+    NotEncrypted,
+    PgloupeError,
+    ProtocolViolation,
+    ServerUnreachable,
+    ShuttingDown,
+    TooManyConnections,
+)
 from pgloupe.net.dial import cancel, dial, set_options
 from pgloupe.net.link import Backend, Desk, Hooks, Link, clock, in_flight
-from pgloupe.net.login import ClientLeft, Peer, departed, log_in
+from pgloupe.net.login import Peer, departed, log_in
 from pgloupe.net.tasks import Tasks
-from pgloupe.net.tls import ALPN, HandshakeFailed, TlsContexts, TlsTransport, accept_tls
+from pgloupe.net.tls import ALPN, TlsContexts, TlsTransport, accept_tls
 from pgloupe.session.greeting import Greeting
 from pgloupe.session.session import Session
 from pgloupe.session.states import Phase
@@ -54,30 +66,6 @@ GOODBYE_MOST_S: Final = 10.0
 """How long clients that read slowly are waited for."""
 
 SHUTDOWN: Final = "terminating connection due to administrator command"
-
-
-class AuthenticationTimeout(PgloupeError):
-    """As the server says it when `authentication_timeout` is over."""
-
-    sqlstate = "57014"
-
-
-class TooManyConnections(PgloupeError):
-    """As the server says it when its own `max_connections` is reached."""
-
-    sqlstate = "53300"
-
-
-class IdleTimeout(PgloupeError):
-    """As the server says it when `idle_session_timeout` is over."""
-
-    sqlstate = "57P05"
-
-
-class NotEncrypted(PgloupeError):
-    """As the server says it when no line of pg_hba.conf lets such a client in."""
-
-    sqlstate = "28000"
 
 
 @dataclass(frozen=True, slots=True)

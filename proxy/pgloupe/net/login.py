@@ -29,7 +29,7 @@ import secrets
 from collections.abc import Callable
 from typing import Final
 
-from pgloupe.errors import PgloupeError, ProtocolViolation, ServerUnreachable
+from pgloupe.errors import ClientLeft, EmptyPassword, ProtocolViolation, ServerUnreachable
 from pgloupe.net.tls import TlsTransport
 from pgloupe.wire.backend import parse_authentication
 from pgloupe.wire.codes import HEADER_BYTES, BackendCode, FrontendCode
@@ -50,16 +50,6 @@ _SASL_FINAL: Final = 12
 _ASK_PASSWORD: Final = build_frame(
     BackendCode.AUTHENTICATION, (3).to_bytes(4, "big")
 )  # AuthenticationCleartextPassword
-
-
-class ClientLeft(PgloupeError):
-    """The client has closed its connection."""
-
-
-class EmptyPassword(PgloupeError):
-    """As the server says it."""
-
-    sqlstate = "28P01"
 
 
 class Peer(asyncio.Protocol):

@@ -29,7 +29,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final, cast
 
-from pgloupe.errors import PgloupeError, SettingsError
+from pgloupe.errors import HandshakeFailed, SettingsError
 from pgloupe.sslmode import SYSTEM, VERIFIED, ClientTls, ServerTls, Tls
 
 ALPN: Final = "postgresql"
@@ -38,12 +38,6 @@ SHUTDOWN_S: Final = 30.0
 """How long a peer that does not read may take to get what is still to be written."""
 
 _LIBPQ_ROOT: Final = "~/.postgresql/root.crt"
-
-
-class HandshakeFailed(PgloupeError):
-    """The text says what went wrong, with the peer as `it`, and what to do where we know it."""
-
-    sqlstate = "08006"
 
 
 # --- contexts ---
