@@ -9,6 +9,7 @@ import redis.asyncio as redis
 
 from pgloupe.cache import Cache
 from support.caches import answer, done, entry, keep, look, read, started, write
+from support.redis_nodes import until
 from support.servers import RedisServer
 
 ONE = entry("one")
@@ -185,10 +186,10 @@ async def test_an_error_reply_opens_the_breaker_and_is_no_error_for_the_session(
             assert (found.entry, found.ticket, found.reason) == (None, None, "redis is not usable")
             await back(cache)
             assert await answer(cache, read("a")) == ONE
-            await client.set("{pgloupe}:t:author", "not a hash")
+            await client.set("pgloupe:{default}:t:author", "not a hash")
             assert (await look(cache, read("a"))).reason == "redis is not usable"
             await write(cache, "author")
-            await client.delete("{pgloupe}:t:author")
+            await client.delete("pgloupe:{default}:t:author")
             await back(cache)
             assert await answer(cache, read("a")) is None
         finally:
@@ -217,3 +218,59 @@ async def test_stopping_with_a_dead_redis_is_quick_and_quiet(own_redis: RedisSer
             await keep(cache, read("a"), ONE)
             own_redis.pause()
         own_redis.resume()
+
+
+async def test_on_another_server_nobody_answers_until_the_other_proxies_have_come(own_redis: RedisServer) -> None:
+    """An empty Redis has never heard of the proxy that does not reach it; whoever comes first tells it."""
+    settings = {"redis_url": own_redis.url, "member_lease_s": 0.4}
+    async with started(**settings, redis_retry_s=1e6) as away, started(**settings) as here:
+        assert here._shared is not None
+        assert away._shared is not None
+        name, shared = b"p" + away._shared._identity, here._shared
+        await until(lambda: name in shared._peers)
+        own_redis.kill()
+        for cache in (away, here):
+            await look(cache, read("a"))
+        # the first attempt comes at once, the next one never
+        await until(lambda: [away.statistics()[what] for what in ("redis_trials", "redis_state")] == [2, "down"])
+        own_redis.start()
+        await back(here)
+        assert (await look(here, read("a"))).reason == "another proxy is out of touch"
+        await away.stop()
+        await away.start()
+        assert await away.wait_redis(LIMIT_S)
+        await keep(here, read("a"), ONE)
+        assert await answer(here, read("a")) == ONE
+
+
+@pytest.mark.parametrize("replica_meanwhile", [True, False])
+async def test_a_server_that_was_a_replica_meanwhile_is_another_one(
+    own_redis: RedisServer, replica_meanwhile: bool
+) -> None:
+    """The process is the same, and what it holds may be from before it was replaced as master."""
+    async with started(redis_url=own_redis.url) as cache:
+        await keep(cache, read("a"), ONE)
+        assert await answer(cache, read("a")) == ONE
+        client = redis.Redis.from_url(own_redis.url)
+        try:
+            if replica_meanwhile:
+                await client.replicaof("127.0.0.1", 1)
+                await client.replicaof("NO", "ONE")
+            await client.client_kill_filter(_type="normal", skipme=True)
+        finally:
+            await client.aclose()
+        await back(cache)
+        assert await answer(cache, read("a")) == (None if replica_meanwhile else ONE)
+
+
+async def test_a_proxy_that_used_another_server_last_raises_where_it_comes(own_redis: RedisServer) -> None:
+    """It comes back to the server that was replaced, which has not heard of anything since."""
+    async with started(redis_url=own_redis.url) as one, started(redis_url=own_redis.url) as two:
+        await keep(two, read("a"), ONE)
+        assert await answer(one, read("a")) == ONE
+        assert one._shared is not None
+        one._shared._server = b"the one that was used meanwhile"
+        one._shared._link._break("as if that one had gone")
+        await back(one)
+        assert await answer(one, read("a")) is None
+        assert await answer(two, read("a")) is None

@@ -42,7 +42,7 @@ async def client(redis_server: Redis) -> AsyncIterator[Any]:
 
 
 def key_of(namespace: str, rest: str) -> bytes:
-    return f"{{{namespace}}}:{rest}".encode()
+    return f"pgloupe:{{{namespace}}}:{rest}".encode()
 
 
 async def test_what_one_proxy_filled_the_other_answers(pair: Pair) -> None:
@@ -214,7 +214,7 @@ async def test_an_entry_that_is_malformed_in_redis_is_a_miss(pair: Pair, namespa
     one, two = pair
     await keep(one, read("a"), ONE)
     await answer(one, read("b"))
-    entry_key = b"{" + namespace.encode() + b"}:e:" + read("a").key
+    entry_key = key_of(namespace, "e:") + read("a").key
     raw = await client.get(entry_key)
     assert raw is not None
     for broken in (b"", b"x", raw[:-1], raw + b"x", raw[:-3] + b"\0\0\0", b"x" * len(raw)):
@@ -226,7 +226,7 @@ async def test_entries_leave_redis_with_their_ttl(pair: Pair, namespace: str, cl
     one, _ = pair
     await keep(one, read("a", ttl_s=60), ONE)
     await answer(one, read("b"))
-    left_ms = await client.pttl(b"{" + namespace.encode() + b"}:e:" + read("a").key)
+    left_ms = await client.pttl(key_of(namespace, "e:") + read("a").key)
     assert 0 < left_ms <= 60_000
 
 
@@ -234,7 +234,9 @@ async def test_tables_that_are_only_written_leave_nothing_in_redis(pair: Pair, n
     one, _ = pair
     for number in range(10):
         await write(one, f"t{number}")
-    found = [key async for key in client.scan_iter(match=f"{{{namespace.replace('[', '?').replace(']', '?')}}}:*")]
+    found = [
+        key async for key in client.scan_iter(match=f"pgloupe:{{{namespace.replace('[', '?').replace(']', '?')}}}:*")
+    ]
     assert found == [key_of(namespace, "epoch")]
 
 

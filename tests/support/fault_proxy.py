@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import ssl
 import threading
 from dataclasses import dataclass
 from typing import Any, Final, Literal
@@ -55,18 +56,33 @@ class Relay:
         self.ended = threading.Event()
         """Both sides are closed."""
         self._resumed = asyncio.Event()
+        self._held = False
         self._loop = loop
+
+    def hold(self) -> None:
+        """From now on pass nothing on, in neither direction, until `resume`: the data are lost if the relay ends first."""
+
+        async def take_effect() -> None:
+            self._resumed.clear()
+            self._held = True
+
+        asyncio.run_coroutine_threadsafe(take_effect(), self._loop).result()
 
     def resume(self) -> None:
         """End a stall."""
+        self._held = False
         self._loop.call_soon_threadsafe(self._resumed.set)
 
 
 class FaultProxy:
-    """Relays to the server of `target`, a PostgreSQL URL; `url` is the same by way of the relay. A context manager."""
+    """Relays to the server of `target`, a URL of PostgreSQL or Redis; `url` is the same by way of the relay. A context
+    manager. With `tls` it speaks TLS with clients from their first byte on, and plain text with the server."""
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, *, tls: ssl.SSLContext | None = None) -> None:
         self._target = urlsplit(target)
+        self._tls = tls
+        self.always = NO_FAULT
+        """Of every connection that `next` was not called for."""
         self._plan: list[Fault] = []
         self.relays: list[Relay] = []
         self._ready = threading.Event()
@@ -81,7 +97,7 @@ class FaultProxy:
         return urlunsplit(self._target._replace(netloc=f"{login}@127.0.0.1:{self.port}"))
 
     def next(self, fault: Fault) -> None:
-        """The next connection has this fault; those behind it have none."""
+        """The next connection has this fault; those behind it have `always`."""
         self._plan[:] = [fault]
 
     @property
@@ -107,17 +123,21 @@ class FaultProxy:
         tasks: set[asyncio.Task[None]] = set()
 
         def accepted(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            fault = self._plan.pop() if self._plan else NO_FAULT
+            fault = self._plan.pop() if self._plan else self.always
             relay = Relay(fault, self._loop)
             self.relays[:] = [*self.relays[-20:], relay]
             task = self._loop.create_task(self._connect(relay, reader, writer))
             tasks.add(task)
             task.add_done_callback(tasks.discard)
 
-        server = await asyncio.start_server(accepted, "127.0.0.1", 0, backlog=1000)
+        server = await asyncio.start_server(accepted, "127.0.0.1", 0, backlog=1000, ssl=self._tls)
         self.port = server.sockets[0].getsockname()[1]
         self._ready.set()
         await self._end.wait()
+        for each in server.sockets:  # what has been accepted just now needs a turn or two to become a task
+            self._loop.remove_reader(each.fileno())
+        for _ in range(3):
+            await asyncio.sleep(0)
         server.close()
         for task in tasks:
             task.cancel()
@@ -165,9 +185,14 @@ class FaultProxy:
             data = await reader.read(min(_CHUNK_BYTES, left or _CHUNK_BYTES))
             if not data:
                 with contextlib.suppress(OSError):
-                    writer.write_eof()
+                    if writer.can_write_eof():
+                        writer.write_eof()
+                    else:  # TLS has no half of a connection
+                        writer.close()
                 return
             passed += data
+            if relay._held:
+                await relay._resumed.wait()
             if fault.delay_s:
                 await asyncio.sleep(fault.delay_s)
             for start in range(0, len(data), fault.piece):

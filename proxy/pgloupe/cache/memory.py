@@ -71,14 +71,14 @@ class Memory:
         if slot.frequency < _FREQUENT:
             slot.frequency += 1
 
-    def put(self, key: bytes, entry: Entry, versions: object, started_s: float, versions_bytes: int = 0) -> bool:
-        """Keep it, in the place of an older one of this key; False where it cannot fit."""
+    def put(self, key: bytes, entry: Entry, versions: object, started_s: float, versions_bytes: int = 0) -> Slot | None:
+        """Keep it, in the place of an older one of this key; None where it cannot fit."""
         size_bytes = entry.size_bytes + versions_bytes + OVERHEAD_BYTES
         old = self.get(key)
         if size_bytes > self.capacity_bytes:
             if old is not None:
                 self.remove(key)
-            return False
+            return None
         slot = Slot(entry, versions, started_s, size_bytes)
         if old is not None:
             slot.main, slot.frequency = old.main, old.frequency
@@ -90,7 +90,7 @@ class Memory:
         while self.bytes + size_bytes > self.capacity_bytes:
             self._evict()
         self._insert(key, slot)
-        return True
+        return slot
 
     def remove(self, key: bytes) -> None:
         """Forget the key's entry, if there is one."""

@@ -5,30 +5,42 @@ a pool of connections with a call each would. What a caller gets is a future tha
 gives it, from the reply or from None where there is none. Nothing here raises into a session.
 
 The breaker is the connection itself. A call that has no reply within the time limit, a broken connection or an error reply
-closes it: everything that waits gets None at once, and nothing is sent until a new connection has passed `opening`, which
-is tried at once and then every `retry_s`. Nobody waits for that.
+closes it: everything that waits gets None at once (`state` is then `down`), and nothing is sent until a new connection has
+passed `opening`. That is the one trial of a half-open breaker (`trying`): no session is asked to wait for it. After a
+connection that was of use the first trial is made at once. The pause before each further one is twice as long, up to
+`BACKOFF` times `retry_s`, and shorter by chance, so that many proxies do not come back in step. A connection that did not
+stand for as long as the longest pause counts as a failed trial: a Redis that comes and goes is tried more and more
+seldom, so its time limit is waited for more and more seldom too.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
-import redis.asyncio as redis
 from hiredis import pack_command
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError
+
+from pgloupe.cache.topology import CONNECT_S, Topology
 
 log: Final = logging.getLogger("pgloupe.cache")
 
 T = TypeVar("T")
 
+UP: Final = "up"
+TRYING: Final = "trying"
+DOWN: Final = "down"
+
+BACKOFF: Final = 4
+"""The longest pause between two trials, in units of the shortest."""
+_FOLLOW: Final = 3
+"""Redirections that are followed at once."""
+_CONFIRM_S: Final = 5.0
 _PENDING_LIMIT: Final = 20_000
-_CONNECT_S: Final = 1.0
 
 
 class _Call:
@@ -45,32 +57,26 @@ class _Call:
 
 class RedisLink:
     """`up` says whether `call` may be used. `opening` runs on each new connection before that, `tick` every `tick_s` while it
-    is up."""
+    is up. `chance` gives numbers from 0 to 1."""
 
     def __init__(
         self,
-        url: str,
+        topology: Topology,
         *,
         opening: Callable[[], Awaitable[None]],
         tick: Callable[[], None],
         tick_s: float,
         timeout_s: float = 0.05,
         retry_s: float = 1.0,
+        chance: Callable[[], float] = random.random,
     ) -> None:
-        self._pool: Any = redis.ConnectionPool.from_url(
-            url,
-            socket_connect_timeout=_CONNECT_S,
-            socket_timeout=None,  # the time limit is that of each call, see `_watch`
-            retry=Retry(NoBackoff(), 0),
-            protocol=2,
-            client_name="pgloupe",
-            health_check_interval=0,
-        )
+        self._topology = topology
         self._opening = opening
         self._tick = tick
         self._tick_s = tick_s
         self._timeout_s = timeout_s
         self._retry_s = retry_s
+        self._chance = chance
         self._connection: Any = None
         self._pending: deque[_Call] = deque()
         self._outgoing: list[bytes] = []
@@ -79,15 +85,19 @@ class RedisLink:
         self._ready = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._late = False
-        self._lived = False
+        self._lived_s = 0.0
+        self._redirected = False
         self._told = False  # how the first attempt ended; later changes are told when they come
         self._task: asyncio.Task[None] | None = None
         self.up = False
+        self.state = DOWN
+        self.trials = 0
+        """Attempts to connect, those that succeeded included."""
         self.errors = 0
         """Connections that failed, calls that ran out of time, error replies."""
         self.last_error = ""
 
-    async def start(self, wait_s: float = _CONNECT_S) -> None:
+    async def start(self, wait_s: float = CONNECT_S) -> None:
         """Begin to connect, and wait a little for it. A Redis that is not there is no error."""
         self._task = asyncio.create_task(self._keep(), name="pgloupe-redis")
         await self.wait_up(wait_s)
@@ -154,11 +164,14 @@ class RedisLink:
         if self._connection is None:
             return
         if error:
-            if self.up:
+            if self.up and self._redirected:
+                log.info("redis: %s", error)
+            elif self.up:
                 log.warning("redis is not usable: %s; the server answers every read until it is back", error)
             self.errors += 1
             self.last_error = error
         self.up = False
+        self.state = DOWN
         self._connection = None
         self._ready.clear()
         self._outgoing.clear()
@@ -180,35 +193,63 @@ class RedisLink:
             call.future.set_result(result)
 
     async def _keep(self) -> None:
+        loop = asyncio.get_running_loop()
+        failures = follows = 0
         while True:
-            self._lived = False
+            self._lived_s = 0.0
+            self._redirected = False
+            self.state = TRYING
+            self.trials += 1
             try:
                 await self._live()
             except Exception as error:  # whatever it was, the next attempt may go better
                 if not isinstance(error, (RedisError, OSError, TimeoutError)):
                     log.exception("the connection to redis failed in an unexpected way")
                 self.errors += 1
-                self.last_error = str(error) or type(error).__name__
-                if not self._told:
+                self.last_error = str(error).rstrip(".") or type(error).__name__
+                if not self._told and not self._redirected:
                     log.warning("redis is not usable: %s; the server answers every read until it is", self.last_error)
-            self._told = True
-            await asyncio.sleep(0 if self._lived else self._retry_s)
+            self._told = self._told or not self._redirected
+            self.state = DOWN
+            if self._lived_s > 0 and loop.time() - self._lived_s >= self._retry_s * BACKOFF:
+                failures = follows = 0
+            elif self._redirected and follows < _FOLLOW:
+                follows += 1
+                continue
+            elif self._lived_s > 0 and failures == 0:
+                failures = 1
+                continue
+            else:
+                failures += 1
+            await asyncio.sleep(self.pause_s(failures))
+
+    def pause_s(self, failures: int) -> float:
+        """Before the next trial, after so many that failed one after the other."""
+        if failures == 0:
+            return 0.0
+        longest_s = self._retry_s * min(BACKOFF, 2 ** min(failures - 1, 10))
+        pause_s: float = longest_s * (0.5 + 0.5 * self._chance())
+        return pause_s
 
     async def _live(self) -> None:
         """One connection, from its beginning to its end."""
-        connection: Any = self._pool.make_connection()
+        connection: Any = await self._topology.connect()
         tasks: list[asyncio.Task[None]] = []
         try:
-            async with asyncio.timeout(_CONNECT_S):
-                await connection.connect()
             self._broken.clear()
             self._connection = connection
             tasks = [asyncio.create_task(self._read(connection)), asyncio.create_task(self._write(connection))]
-            async with asyncio.timeout(_CONNECT_S):
+            async with asyncio.timeout(CONNECT_S):
                 await self._opening()
             if self._connection is None:
                 return
-            self.up = self._lived = True
+            if self._topology.watched:
+                tasks.append(asyncio.create_task(self._confirm(connection)))
+            if self._told or self._topology.clustered or self._topology.watched:
+                log.info("redis is usable: %s", self._topology.address or "by its socket")
+            self.up = True
+            self.state = UP
+            self._lived_s = asyncio.get_running_loop().time()
             self._ready.set()
             while not self._broken.is_set():
                 try:
@@ -229,7 +270,7 @@ class RedisLink:
                 try:
                     reply = await connection.read_response(disable_decoding=True)
                 except ResponseError as error:
-                    self._refused(str(error))
+                    self._refused(error)
                     continue
                 if not self._pending:
                     self._break("a reply that nobody asked for")
@@ -239,16 +280,24 @@ class RedisLink:
             if self._connection is connection:
                 self._break(str(error) or type(error).__name__)
 
-    def _refused(self, error: str) -> None:
-        """An error reply: OOM, READONLY, NOSCRIPT, LOADING, NOPERM …"""
+    def _refused(self, error: ResponseError) -> None:
+        """An error reply: OOM, READONLY, NOSCRIPT, LOADING, NOPERM, MOVED, CLUSTERDOWN …"""
+        if self._topology.redirected(error):
+            self._redirected = True
         if self._pending:
             call = self._pending.popleft()
             self._finish(call, None)
-            if call.optional:
+            if call.optional and not self._redirected:
                 self.errors += 1
-                self.last_error = error
+                self.last_error = str(error)
                 return
-        self._break(error)
+        self._break("the slot is served by another node" if self._redirected else str(error))
+
+    async def _confirm(self, connection: Any) -> None:
+        while self._connection is connection:
+            await asyncio.sleep(_CONFIRM_S)
+            if not await self._topology.confirm() and self._connection is connection:
+                self._break("the sentinels name another master")
 
     async def _write(self, connection: Any) -> None:
         try:

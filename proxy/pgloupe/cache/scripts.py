@@ -4,7 +4,7 @@ One hash for each table holds its token and its marks, so an eviction by Redis t
 wrong: a token that is gone is made anew and never comes again. Leases and ages are measured by the clock of Redis alone.
 
 Fields of the hash of a table: `v` its token, `m…` a mark and when it ends in ms. The hash of the epoch has also `s`, the
-schema token, `r`, the server process that it was made under, and `p…`, a proxy and until when it is surely in touch.
+schema token, `r`, the server that it was made under, and `p…`, a proxy and until when it is surely in touch.
 A token is 14 bytes that a process never repeats and 2 bytes for the place of the table.
 
 All keys carry one hash tag, so they live in one slot of a cluster. Nobody needs to clean up: the hash of a table that is
@@ -24,7 +24,7 @@ _DAY_MS: Final = "86400000"
 LOOKUP: Final = (
     _NOW
     + """
-local n = #KEYS - 1
+local n = #KEYS - 2
 local dirty, away = false, false
 local out = {}
 for i = 1, n do
@@ -67,33 +67,43 @@ if dirty then return {0, vs} end
 if away then return {4, vs} end
 if ARGV[2] == vs then return {1, vs} end
 local raw = redis.call('GET', KEYS[n + 1])
-if raw and #raw > 16 + #vs and string.sub(raw, 17, 16 + #vs) == vs then
+if raw and #raw > 16 + #vs and #raw <= ARGV[5] + 64 + #vs and string.sub(raw, 17, 16 + #vs) == vs then
   local age = now - tonumber(string.sub(raw, 1, 16))
   if age < tonumber(ARGV[3]) then return {3, vs, age, string.sub(raw, 17 + #vs)} end
+end
+if ARGV[6] ~= '0' then
+  if redis.call('GET', KEYS[n + 2]) == vs then return {5, vs} end
+  redis.call('SET', KEYS[n + 2], vs, 'PX', ARGV[6])
 end
 return {2, vs}
 """
 )
-"""KEYS: epoch, tables …, entry. ARGV: new token, versions of the entry in memory or "", ttl in ms, ms
-after which a proxy that is out of touch is given up. Returns {0, versions} while dirty, {4, versions} while a proxy is out
-of touch, {1, versions} if the entry in memory is valid, {2, versions} for a miss, {3, versions, age in ms, entry} for a hit.
-Versions are the schema token, the epoch and the token of each table."""
+"""KEYS: epoch, tables …, entry, flight. ARGV: new token, versions of the entry in memory or "", ttl in ms, ms after which a
+proxy that is out of touch is given up, most bytes of an entry, ms for which others are to wait for the answer to a miss (0: nobody
+is, and this one has not waited). Returns {0, versions} while dirty, {4, versions} while a proxy is out of touch, {1, versions}
+if the entry in memory is valid, {2, versions} for a miss, {3, versions, age in ms, entry} for a hit, {5, versions} for a miss that
+somebody has asked the server for. Versions are the schema token, the epoch and the token of each table."""
 
 FILL: Final = (
     _NOW
     + """
-local n = #KEYS - 1
+local n = #KEYS - 2
 local out = {}
 for i = 1, n do
   if i == 1 then out[1] = redis.call('HGET', KEYS[1], 's') or '' end
   out[i + 1] = redis.call('HGET', KEYS[i], 'v') or ''
 end
+if redis.call('GET', KEYS[n + 2]) == ARGV[1] then redis.call('DEL', KEYS[n + 2]) end
 if table.concat(out) ~= ARGV[1] then return 0 end
-redis.call('SET', KEYS[n + 1], string.format('%016d', now - tonumber(ARGV[4])) .. ARGV[1] .. ARGV[2], 'PX', ARGV[3])
+local begun = math.min(now, tonumber(ARGV[4]))
+local left = ARGV[3] - (now - begun)
+if left < 1 then return 2 end
+redis.call('SET', KEYS[n + 1], string.format('%016d', begun) .. ARGV[1] .. ARGV[2], 'PX', left)
 return 1
 """
 )
-"""KEYS: epoch, tables …, entry. ARGV: versions, entry, ms it may live, ms since its read was handed over. 1 if stored."""
+"""KEYS: epoch, tables …, entry, flight. ARGV: versions, entry, ttl in ms, when its read was handed over (ms of the clock of Redis).
+1 if stored, 0 if a write came in between, 2 if it is too old by now."""
 
 BEGIN: Final = (
     _NOW
@@ -145,20 +155,42 @@ takes it off; more where the outcome is unknown). Raises."""
 ABANDON: Final = "for i = 1, #KEYS do redis.call('HDEL', KEYS[i], ARGV[1]) end return 1"
 """KEYS: epoch, tables …. ARGV: mark. Takes it off without raising anything."""
 
-ADOPT: Final = """
-local known = redis.call('HGET', KEYS[1], 'r')
-if ARGV[2] == '1' or ARGV[1] == '' or known ~= ARGV[1] then
-  redis.call('HDEL', KEYS[1], 'v', 's')
-  redis.call('HSET', KEYS[1], 'r', ARGV[1])
-  return 1
+ADOPT: Final = (
+    _NOW
+    + """
+local new = ARGV[1] == '' or redis.call('HGET', KEYS[1], 'r') ~= ARGV[1]
+if not new and ARGV[2] ~= '1' then return 0 end
+if new then
+  local all = redis.call('HGETALL', KEYS[1])
+  for j = 1, #all, 2 do
+    if string.sub(all[j], 1, 1) == 'p' and tonumber(all[j + 1]) > now then redis.call('HSET', KEYS[1], all[j], now) end
+  end
+  for i = 3, #ARGV do
+    redis.call('HSETNX', KEYS[1], ARGV[i], now)
+  end
 end
-return 0
+redis.call('HDEL', KEYS[1], 'v', 's')
+redis.call('HSET', KEYS[1], 'r', ARGV[1])
+return 1
 """
-"""KEYS: epoch. ARGV: run_id of the server or "", 1 to raise in any case. Returns 1 where the epoch was raised. A server that
-does not tell its run_id (an ACL may forbid INFO) has it raised for each connection."""
+)
+"""KEYS: epoch. ARGV: which server this is or "", 1 to raise in any case, proxies known …. Returns 1 where the epoch was raised.
+On a server that the epoch was not made under no proxy is in touch until it has come here itself: marks may be lost, and
+a proxy may not know yet. A server that does not tell who it is (an ACL may forbid INFO) is taken for another one each time."""
 
-JOIN: Final = "redis.call('HSET', KEYS[1], ARGV[1], ARGV[2]) " + _NOW + "return now"
-"""KEYS: epoch. ARGV: proxy, until when it is in touch (ms of the clock of Redis). Returns the time in ms."""
+JOIN: Final = (
+    "redis.call('HSET', KEYS[1], ARGV[1], ARGV[2]) "
+    + _NOW
+    + """
+local out = {now}
+for _, f in ipairs(redis.call('HKEYS', KEYS[1])) do
+  if string.sub(f, 1, 1) == 'p' and f ~= ARGV[1] then out[#out + 1] = f end
+end
+return out
+"""
+)
+"""KEYS: epoch. ARGV: proxy, until when it is in touch (ms of the clock of Redis). Returns the time in ms and the other
+proxies."""
 
 LEAVE: Final = "return redis.call('HDEL', KEYS[1], ARGV[1])"
 """KEYS: epoch. ARGV: proxy, which closes in good order."""
