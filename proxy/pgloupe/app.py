@@ -24,9 +24,11 @@ from typing import Any, Final
 import uvloop
 
 from pgloupe.cache.cache import Cache
+from pgloupe.cache.check import check_rules
 from pgloupe.cache.dependencies import Dependencies
+from pgloupe.cache.stream import ChangeStream
 from pgloupe.catalog.reader import CatalogReader
-from pgloupe.config import OPTIONS, Allow, Settings
+from pgloupe.config import OPTIONS, Settings
 from pgloupe.errors import SettingsError
 from pgloupe.net.desk import CacheDesk
 from pgloupe.net.listener import Limits, Listener
@@ -40,8 +42,10 @@ from pgloupe.report.model import Report
 from pgloupe.session.context import Context, sets_by_function
 from pgloupe.session.gate import GatedSession
 from pgloupe.session.session import Session
-from pgloupe.urls import Address, parse_upstream
-from pgloupe_rules.cacheable import AllowRule, CacheRules, EffectKind, effect_of
+from pgloupe.urls import Address, Upstream, parse_upstream
+from pgloupe_rules.allow import Hints
+from pgloupe_rules.cacheable import CacheRules
+from pgloupe_rules.effects import Effect, EffectKind, effect_of
 from pgloupe_rules.engine import Engine
 from pgloupe_rules.engine import Settings as EngineSettings
 from pgloupe_rules.fingerprint import Recognition
@@ -58,6 +62,12 @@ _DEFAULTS: Final = re.compile(
 
 _REPLICATION: Final = (["IDENTIFY_SYSTEM"], ["START_REPLICATION"], ["READ_REPLICATION_SLOT"], ["TIMELINE_HISTORY"])
 """Commands of the streaming replication protocol that change no table."""
+
+_READING: Final = ("SELECT", "WITH", "(", "TABLE", "VALUES")
+"""How a template that a rule can be for may begin."""
+
+_QUERYING: Final = (*_READING, "COPY", "DECLARE")
+"""How a template that runs a query without writing may begin."""
 
 TICK_S: Final = 1.0
 """How often units of work that went silent are closed."""
@@ -95,11 +105,14 @@ class App:
         self._slow_findings = slow_findings
         self.tls = TlsContexts(settings.tls)
         self._catalog = self.tls.catalog_options()
+        self._stream = self.tls.stream_options()
         self.catalog_reader = CatalogReader(_catalog_url(settings), self._tasks.spawn, connect=self._catalog)
-        self.engine = self._make_engine(settings)
+        self.cache_rules = self._make_rules(settings)
+        self.engine = self._make_engine(settings, self.cache_rules)
         desk = None
-        if settings.cache_allow:
+        if not self.cache_rules.empty:
             self.cache = self._make_cache()
+            self.cache.need_stream = _need_stream(settings)
             desk = CacheDesk(self.cache, str(settings.upstream), self._tasks)
         self.listener = Listener(
             settings.upstream,
@@ -110,10 +123,19 @@ class App:
             self.tls,
         )
 
-    def _make_engine(self, settings: Settings) -> Engine:
-        rules = CacheRules(tuple(_allow_rule(rule) for rule in settings.cache_allow))
-        if rules.problems:
-            raise SettingsError(f"[[cache.allow]]: {rules.problems[0]}")
+    def _make_rules(self, settings: Settings) -> CacheRules:
+        """Raises SettingsError for a rule that can never hit, as far as that is known by now."""
+        rules = CacheRules(settings.cache_allow, hints=Hints(settings.cache_hints))
+        problems = rules.problems
+        if self.cache is not None and not problems:
+            problems, warnings = check_rules(rules, self.cache.dependencies)
+            for warning in warnings if not problems else ():
+                _log.warning("cache: %s", warning)
+        if problems:
+            raise SettingsError(f"[[cache.allow]]: {problems[0]}")
+        return rules
+
+    def _make_engine(self, settings: Settings, rules: CacheRules) -> Engine:
         return Engine(
             EngineSettings(threshold=settings.threshold, slow_ms=settings.slow_ms if self._slow_findings else None),
             decide_rules=(rules,),
@@ -131,10 +153,29 @@ class App:
                 memory_bytes=settings.cache_memory_bytes,
                 redis_url=settings.cache_redis,
                 redis_timeout_s=settings.cache_redis_timeout_s,
+                redis_compress_bytes=settings.cache_redis_compress_bytes,
+                member_lease_s=settings.cache_redis_hold_s,
+                namespace=settings.cache_namespace,
+                wait_s=settings.cache_wait_s,
                 dependencies=Dependencies(catalog.plain_url, connect=self._catalog),
+                change_stream=self._make_stream(catalog),
             )
         except ValueError as error:
             raise SettingsError(f"cache.redis: {error}") from None
+
+    def _make_stream(self, catalog: Upstream) -> ChangeStream | None:
+        settings = self.settings
+        if not settings.cache_change_stream:
+            return None
+        url = settings.cache_change_stream_url
+        return ChangeStream(
+            (parse_upstream(url) if url is not None else catalog).plain_url,
+            mode=settings.cache_change_stream,
+            publication=settings.cache_change_stream_publication,
+            interval_s=settings.cache_change_stream_interval_ms / 1000,
+            max_lag_s=settings.cache_change_stream_max_lag_s,
+            connect=self._stream,
+        )
 
     def _make_session(self, info: SessionInfo, startup: dict[str, str]) -> Session:
         if self.cache is None:
@@ -152,6 +193,8 @@ class App:
     def writes(self, recognised: Recognised, database: str) -> frozenset[str] | None:
         """The tables that a statement may change in this database; None for "anything"."""
         effect = effect_of(recognised)
+        if self._runs_code(recognised, effect, database):
+            return None
         if effect.kind is EffectKind.NOTHING:
             return _NO_TABLES
         if effect.kind is EffectKind.TABLES:
@@ -161,10 +204,36 @@ class App:
         known = self.cache is not None and self.cache.dependencies.harmless(effect.functions, database)
         return effect.tables if effect.functions and known else None
 
+    def _runs_code(self, recognised: Recognised, effect: Effect, database: str) -> bool:
+        """It may run code of a user's that writes, behind an operator, a cast, a column or a view."""
+        text = recognised.template.text
+        if self.cache is None or (effect.kind is EffectKind.NOTHING and not text.startswith(_QUERYING)):
+            return False
+        return self.cache.dependencies.may_write(text, database)
+
+    def unasked(self, statement: Statement, why: str) -> None:
+        recognised = statement.recognised
+        if self.cache is None or not recognised.template.text.startswith(_READING):
+            return
+        try:
+            verdict = self.cache_rules.judge(recognised, statement.session)
+        except Exception as error:  # counting must not reach a session
+            self._rule_failed(self.cache_rules.name, error)
+            return
+        if verdict.rule:
+            self.cache.count_bypass(verdict.rule, verdict.reason or why, recognised.template)
+
+    def not_stored(self, rule: str, why: str) -> None:
+        if self.cache is not None:
+            self.cache.count_refused(rule, why)
+
     def strange(self, recognised: Recognised) -> bool:
         """It may change what a session is: it calls something that nobody knows, or nobody understands it, or it sets by a
         function what SET sets by a statement."""
-        if effect_of(recognised).kind is EffectKind.EVERYTHING or 'U&"' in recognised.bare.upper():
+        effect = effect_of(recognised)
+        if effect.kind is EffectKind.EVERYTHING or 'U&"' in recognised.bare.upper():
+            return True
+        if self._runs_code(recognised, effect, ""):
             return True
         calls = recognised.template.text.count("set_config")
         return calls > 0 and sets_by_function(recognised.bare, calls)
@@ -190,6 +259,8 @@ class App:
                 self.statements += 1
                 self.statistics.observe(outcome)
                 self.slow_log.observe(outcome)
+                if outcome.cache_rule and self.cache is not None:
+                    self.cache.timed(outcome)
                 findings = self.engine.observe(outcome)
                 if findings:
                     self._found(findings)
@@ -211,9 +282,12 @@ class App:
         """Listen. Raises SettingsError where the port cannot be taken."""
         if self.cache is not None:
             await self.cache.start()
-            if self.cache.dependencies.mode == "coarse":
-                _log.warning("cache: the server's catalogs cannot be read, so every write invalidates every answer")
-            else:
+            try:
+                self._make_rules(self.settings)  # now that the catalogs are known
+            except SettingsError:
+                await self.cache.stop()
+                raise
+            if self.cache.dependencies.mode == "catalog":  # else the reason has been logged
                 _log.info("cache: views, partitions, cascades and triggers are followed by the server's catalogs")
         elif self.settings.cache_redis is not None:
             _log.warning("cache: there is no [[cache.allow]] rule, so nothing is cached and Redis is not used")
@@ -249,15 +323,28 @@ class App:
             # sessions that are open now do not tell the cache of their writes
             kept["cache_allow"] = ()
             restart.append("cache.allow")
+        if self.cache is None and settings.cache_hints == Hints.ALLOW:
+            kept["cache_hints"] = before.cache_hints
+            restart.append("cache.hints")
         settings = replace(settings, **kept)
         engine = None
-        if settings.threshold != before.threshold or settings.cache_allow != before.cache_allow:
-            engine = self._make_engine(settings)
+        rules = self.cache_rules
+        if (settings.threshold, settings.cache_allow, settings.cache_hints) != (
+            before.threshold,
+            before.cache_allow,
+            before.cache_hints,
+        ):
+            rules = self._make_rules(settings)
+            engine = self._make_engine(settings, rules)
         self.tls.reload(settings.tls)
         self._catalog.update(self.tls.catalog_options())
+        self._stream.update(self.tls.stream_options())
         if engine is not None:
             self.close_units()
             self.engine = engine
+            self.cache_rules = rules
+            if self.cache is not None:
+                self.cache.need_stream = _need_stream(settings)
         if settings.ignore != before.ignore:
             self.ignores = Ignores(settings.ignore)
         self.settings = settings
@@ -301,8 +388,18 @@ class App:
             covered=self.ignores.covers,
         )
         report["ignored"] = self.ignores.to_list()
+        report["cache"] = self.cache.report(self._dry_runs()) if self.cache is not None else None
         report["budget"] = self.budget.to_dict() if self.budget is not None else None
         return report
+
+    def _dry_runs(self) -> list[tuple[str, bool]]:
+        return [(rule.name, rule.dry_run) for rule in self.cache_rules.rules]
+
+    def cache_advice(self) -> list[tuple[str, str]]:
+        """For each rule of the cache a sentence on whether it pays."""
+        if self.cache is None:
+            return []
+        return [(rule["rule"], rule["advice"]) for rule in self.cache.report(self._dry_runs())["rules"]]
 
     def cache_statistics(self) -> dict[str, Any]:
         """Counters of the cache; empty without one."""
@@ -326,15 +423,9 @@ def _catalog_url(settings: Settings) -> str | None:
     return upstream.plain_url if upstream.user else None
 
 
-def _allow_rule(rule: Allow) -> AllowRule:
-    return AllowRule(
-        rule.name,
-        rule.ttl_s,
-        tables=frozenset(rule.tables) or None,
-        template=rule.template or None,
-        fingerprint=rule.fingerprint or None,
-        max_entry_bytes=rule.max_entry_bytes,
-    )
+def _need_stream(settings: Settings) -> frozenset[str]:
+    """Names of the rules that give no answers without a change stream."""
+    return frozenset(rule.name for rule in settings.cache_allow if rule.require_change_stream)
 
 
 class Running:

@@ -17,13 +17,14 @@ from typing import Any, TypeVar
 import click
 
 from pgloupe import __version__, compiled
-from pgloupe.config import OPTIONS, Settings, load
+from pgloupe.config import OPTIONS, Settings, load, misspelt
 from pgloupe.errors import PgloupeError, SettingsError
 from pgloupe.report.render import FORMATS
-from pgloupe_rules.types import Recognised
+from pgloupe_rules.types import Recognised, SessionInfo
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+_EXAMPLE = '"SELECT name FROM author WHERE id = 1"'
 _HELP = {option.key: option.help for option in OPTIONS}
 _FLAGS = {
     "upstream": "upstream",
@@ -42,7 +43,6 @@ def _option(flag: str, key: str, metavar: str) -> Callable[[Command], Command]:
 def _settings_options(command: Command) -> Command:
     """The flags that `serve` and `check` share."""
     for decorate in (
-        _option("--slow-ms", "slow_ms", "MS"),
         _option("--threshold", "n_plus_one.threshold", "N"),
         _option("--redis", "cache.redis", "URL"),
         click.option("--config", metavar="FILE", help="Settings in TOML; pgloupe.toml here, if there is one."),
@@ -54,6 +54,12 @@ def _settings_options(command: Command) -> Command:
 
 def _keys(flags: dict[str, Any]) -> dict[str, Any]:
     return {_FLAGS[name]: value for name, value in flags.items() if name in _FLAGS}
+
+
+def _warn_of_variables() -> None:
+    """Not an error: a container platform may have made the name up."""
+    for variable, known in misspelt(os.environ):
+        click.echo(f"pgloupe: {variable} is no setting and is ignored; did you mean {known}?", err=True)
 
 
 def _version(context: click.Context, _parameter: click.Parameter, value: bool) -> None:
@@ -72,6 +78,7 @@ def cli() -> None:
 
 @cli.command()
 @_settings_options
+@click.option("--slow-ms", metavar="MS", help=f"{_HELP['slow_ms']}  [default: 100]")
 @_option("--listen", "listen", "HOST:PORT")
 @click.option("--slow-log-parameters", is_flag=True, default=None, help=_HELP["slow_log_parameters"])
 @click.option("--report", metavar="FILE", help="Write the JSON report to FILE at the end.")
@@ -83,11 +90,18 @@ def serve(config: str | None, report: str | None, **flags: Any) -> None:
     def read() -> Settings:
         return load(_keys(flags), os.environ, config)
 
-    sys.exit(run(read(), report, read))
+    settings = read()
+    _warn_of_variables()
+    sys.exit(run(settings, report, read))
 
 
 @cli.command(context_settings={"allow_interspersed_args": False})
 @_settings_options
+@click.option(
+    "--slow-ms",
+    metavar="MS",
+    help="Statements that take longer, in milliseconds, fail the check as slow_query; by default none does.",
+)
 @click.option("--format", "form", type=click.Choice(FORMATS), default="text", show_default=True, help="Of the report.")
 @click.option("--output", metavar="FILE", help="Where the report goes; standard output by default, or as -.")
 @click.option("--fail-on", metavar="RULES", help="Rules that fail the check, with commas between; all by default.")
@@ -119,9 +133,8 @@ def check(
     keys = _keys(flags)
     if not command:
         raise click.UsageError("no command to check: write it behind --, as in: pgloupe check -- pytest")
-    if keys["upstream"] is None and not os.environ.get("PGLOUPE_UPSTREAM"):
-        keys["upstream"] = os.environ.get("DATABASE_URL") or None
-    settings = load({**keys, "listen": "127.0.0.1:0"}, os.environ, config)
+    settings = load({**keys, "listen": "127.0.0.1:0"}, os.environ, config, application=True)
+    _warn_of_variables()
     asked = flags["slow_ms"] is not None  # a limit for the slow log of `serve` must not fail a check
     plan = Plan(command, form, output, fail_on, variables, show_values, asked, max_queries, baseline)
     sys.exit(run(settings, plan))
@@ -151,6 +164,44 @@ def demo(as_json: bool) -> None:
     from pgloupe.demo.run import main as run  # noqa: PLC0415
 
     sys.exit(run(as_json=as_json))
+
+
+@cli.command("explain-cache")
+@_option("--upstream", "upstream", "URL")
+@click.option("--config", metavar="FILE", help="Settings in TOML; pgloupe.toml here, if there is one.")
+@click.option("--user", metavar="NAME", help="Who asks; the upstream's user by default.")
+@click.option("--application-name", metavar="NAME", default="", help="The application_name of who asks.")
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+@click.argument("sql", required=False)
+def explain_cache(
+    config: str | None, user: str | None, application_name: str, as_json: bool, sql: str | None, **flags: Any
+) -> None:
+    """Say whether SQL would be cached, under which rule and key, or why not. SQL is read from standard input as - or if
+    it is left out.
+
+    Exit code: 0 if it would be cached, 1 if not, 2 for a usage error. Without an upstream the rules alone are asked.
+    """
+    if sql is None and sys.stdin.isatty():
+        raise click.UsageError(f"no SQL: give a statement, such as {_EXAMPLE}, or - to read one from standard input")
+    if sql is None or sql == "-":
+        sql = sys.stdin.read()
+    if not sql.strip():
+        raise click.UsageError("no SQL: it is empty")
+    asked = True
+    try:
+        settings = load(_keys(flags), os.environ, config)
+    except SettingsError as error:
+        if not str(error).startswith("no upstream"):
+            raise
+        asked = False
+        settings = load({"upstream": "postgres://127.0.0.1/"}, os.environ, config)
+    from pgloupe.explain import main as run  # noqa: PLC0415 (the catalogs' driver is not needed for --help)
+
+    upstream = settings.upstream
+    who = user if user is not None else upstream.user
+    session = SessionInfo(0, upstream.database or who, who, application_name)
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # as for `fingerprint`
+    sys.exit(run(settings, sql, session, as_json=as_json, asked=asked))
 
 
 @cli.command()
@@ -192,7 +243,7 @@ def fingerprint(sql: str | None) -> None:
             click.echo(line_of(recognise(text)))
         else:
             failed = True
-            click.echo(f"pgloupe: line {number}: not a JSON string", err=True)
+            click.echo(f"pgloupe: line {number}: not a JSON string, such as {_EXAMPLE}", err=True)
     if failed:
         sys.exit(2)
 

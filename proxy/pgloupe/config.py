@@ -2,38 +2,45 @@
 
 Each option has a key as in pgloupe.toml, a kind, a default and a sentence. From the key follow the environment variable
 (`cache.redis` is PGLOUPE_CACHE_REDIS) and, where the command line has one, the flag. Flags come before variables, variables
-before the file. A running proxy takes over what is `live` when the settings are read again. An unknown key in the file is an error that names the nearest one; unknown PGLOUPE_… variables are left
-alone, because container platforms make up such names for a service called pgloupe.
+before the file. A running proxy takes over what is `live` when the settings are read again. An unknown key in the file is
+an error that names the nearest one. Unknown PGLOUPE_… variables are none, because container platforms make up such names for
+a service called pgloupe; `misspelt` finds those that are nearly the name of a setting.
 """
 
 from __future__ import annotations
 
 import difflib
-import re
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
+from pgloupe.allow import KEYS as _ALLOW_KEYS
+from pgloupe.allow import parse_allow
 from pgloupe.errors import SettingsError
+from pgloupe.kinds import (
+    parse_boolean,
+    parse_duration,
+    parse_namespace,
+    parse_number,
+    parse_redis_url,
+    parse_server,
+    parse_server_url,
+    parse_text,
+    parse_whole,
+)
 from pgloupe.report.ignores import KEYS as _IGNORE_KEYS
 from pgloupe.report.ignores import Ignore, parse_ignore
-from pgloupe.sslmode import ClientTls, Tls, catalog_tls, client_tls, parse_mode, server_tls
-from pgloupe.urls import Address, Upstream, parse_listen, parse_upstream, shown
+from pgloupe.sslmode import ClientTls, ServerTls, Tls, catalog_tls, client_tls, parse_mode, server_tls
+from pgloupe.urls import Address, Upstream, parse_listen, parse_upstream
 from pgloupe.wire.codes import MAX_STARTUP_BYTES
+from pgloupe_rules.allow import AllowRule, Hints
 
-
-@dataclass(frozen=True, slots=True)
-class Allow:
-    """One `[[cache.allow]]` rule. Exactly one of `tables`, `template` and `fingerprint` is given."""
-
-    name: str
-    ttl_s: float
-    tables: tuple[str, ...] = ()
-    template: str = ""
-    fingerprint: str = ""
-    max_entry_bytes: int = 1 << 20
+CHANGE_STREAMS: Final = ("auto", "pgoutput", "test_decoding")
+_PREFIX: Final = "PGLOUPE_"
+_DATABASE_URL: Final = "DATABASE_URL"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +61,18 @@ class Settings:
     cache_memory_bytes: int
     cache_redis: str | None
     cache_redis_timeout_s: float
+    cache_wait_s: float
+    cache_namespace: str
+    cache_redis_hold_s: float
+    cache_redis_compress_bytes: int
     cache_catalog_url: str | None
-    cache_allow: tuple[Allow, ...]
+    cache_change_stream: str
+    cache_change_stream_url: str | None
+    cache_change_stream_publication: str
+    cache_change_stream_interval_ms: int
+    cache_change_stream_max_lag_s: float
+    cache_hints: str
+    cache_allow: tuple[AllowRule, ...]
     ignore: tuple[Ignore, ...] = ()
     client_tls_sslmode: str = "disable"
     client_tls_key_file: str = ""
@@ -70,20 +87,32 @@ class Settings:
     @property
     def tls(self) -> Tls:
         """What follows for both sides from the keys and the URLs. Raises SettingsError for what contradicts itself."""
-        keys = {key: getattr(self, f"server_tls_{key}") for key in ("sslmode", "ca_file", "key_file", "cert_file")}
         try:
-            server = server_tls(keys, self.upstream)
-            catalog = server
-            url = self.cache_catalog_url or self.catalog_url
-            if url is not None:
-                catalog = catalog_tls(keys, parse_upstream(url))
-            return Tls(self._client_tls(), server, catalog)
+            return Tls(self.client_side(), self.server_side(), self.catalog_side(), self.stream_side())
         except ValueError as error:
             raise SettingsError(str(error)) from None
 
-    def _client_tls(self) -> ClientTls:
+    def client_side(self) -> ClientTls:
+        """TLS with clients. Raises ValueError, like the two that follow."""
         files = (self.client_tls_key_file, self.client_tls_cert_file, self.client_tls_ca_file)
         return client_tls(self.client_tls_sslmode, *files)
+
+    def server_side(self) -> ServerTls:
+        """TLS with the server."""
+        return server_tls(self._server_keys(), self.upstream)
+
+    def catalog_side(self) -> ServerTls:
+        """TLS of the connection that reads the catalogs."""
+        url = self.cache_catalog_url or self.catalog_url
+        return catalog_tls(self._server_keys(), parse_upstream(url)) if url is not None else self.server_side()
+
+    def stream_side(self) -> ServerTls:
+        """TLS of the connection that reads the change stream."""
+        url = self.cache_change_stream_url
+        return catalog_tls(self._server_keys(), parse_upstream(url)) if url is not None else self.catalog_side()
+
+    def _server_keys(self) -> dict[str, str]:
+        return {key: getattr(self, f"server_tls_{key}") for key in ("sslmode", "ca_file", "key_file", "cert_file")}
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,81 +135,37 @@ class Option:
 
     @property
     def variable(self) -> str:
-        return "PGLOUPE_" + self.key.replace(".", "_").upper()
+        return _PREFIX + self.key.replace(".", "_").upper()
 
 
-_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|min|h|d)?")
-_UNITS: Final = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
-
-
-def parse_duration(value: object) -> float:
-    """Seconds: a number, or a number with ms, s, m, h or d."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        seconds = float(value)
-    else:
-        match = _DURATION.fullmatch(str(value).strip())
-        if match is None:
-            raise ValueError(f"{value!r} is not a duration: write 500ms, 60s, 5m, 1h")
-        seconds = float(match.group(1)) * _UNITS[match.group(2)]
-    if not 0 <= seconds < 1e9:
-        raise ValueError(f"{value!r} is out of range")
-    return seconds
-
-
-def _number(value: object) -> float:
-    try:
-        number = float(str(value)) if not isinstance(value, bool) else float("nan")
-    except ValueError:
-        number = float("nan")
-    if not 0 <= number < float("inf"):
-        raise ValueError(f"{value!r} is not a number from 0 up")
-    return number
-
-
-def _whole(least: int) -> Callable[[object], int]:
-    def parse(value: object) -> int:
-        text = str(value).strip()
-        if isinstance(value, bool) or not text.isdigit() or int(text) < least:
-            raise ValueError(f"{value!r} is not a whole number from {least} up")
-        return int(text)
-
-    return parse
-
-
-def _boolean(value: object) -> bool:
-    text = str(value).strip().lower()
-    if text in ("true", "on", "yes", "1"):
-        return True
-    if text in ("false", "off", "no", "0"):
-        return False
-    raise ValueError(f"{value!r} is neither true nor false")
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{value!r} is not a text")
-    return value
-
-
-def _redis_url(value: object) -> str | None:
-    text = str(value)
-    if not text:
-        return None
-    if not re.match(r"(redis|rediss)://[^/]*(/\d*)?(\?.*)?$|unix://", text):
-        raise ValueError(f"{shown(text)!r} is not a Redis URL: write redis://host:6379/0")
+def _hints(value: object) -> str:
+    text = str(value).lower()
+    if text not in set(Hints):
+        raise ValueError(f"{value!r} is none of {', '.join(Hints)}")
     return text
 
 
-def _url(value: object) -> str | None:
-    return parse_upstream(str(value)).url if value else None
+def _change_stream(value: object) -> str:
+    text = str(value).lower()
+    if text and text not in CHANGE_STREAMS:
+        raise ValueError(f"{value!r} is none of {', '.join(CHANGE_STREAMS)}")
+    return text
 
 
 OPTIONS: Final = (
-    Option("upstream", lambda value: parse_upstream(str(value)), None, "URL of the PostgreSQL server."),
+    Option("upstream", parse_server, None, "URL of the PostgreSQL server."),
     Option("listen", lambda value: parse_listen(str(value)), "127.0.0.1:6432", "HOST:PORT to listen on; port 0: any."),
-    Option("slow_ms", _number, 100.0, "Statements that take longer, in milliseconds, go to the slow log.", live=True),
-    Option("slow_log_parameters", _boolean, False, "Write parameter values into the slow log.", live=True),
-    Option("n_plus_one.threshold", _whole(2), 5, "Repeats of a statement that count without value flow.", live=True),
+    Option(
+        "slow_ms",
+        parse_number,
+        100.0,
+        "Statements that take longer, in milliseconds, go to the slow log; 0: all.",
+        live=True,
+    ),
+    Option("slow_log_parameters", parse_boolean, False, "Write parameter values into the slow log.", live=True),
+    Option(
+        "n_plus_one.threshold", parse_whole(2), 5, "Repeats of a statement that count without value flow.", live=True
+    ),
     Option("connect_timeout_s", parse_duration, 10.0, "Time to connect to the server, in seconds.", live=True),
     Option("auth_timeout_s", parse_duration, 60.0, "Time a client has to authenticate, in seconds.", live=True),
     Option(
@@ -193,9 +178,13 @@ OPTIONS: Final = (
         "Idle clients are closed after so many seconds; 0: never.",
         live=True,
     ),
-    Option("max_connections", _whole(1), 2_000, "Clients at the same time; those over it are refused.", live=True),
+    Option("max_connections", parse_whole(1), 2_000, "Clients at the same time; those over it are refused.", live=True),
     Option(
-        "max_startup_bytes", _whole(8), MAX_STARTUP_BYTES, "Length of the longest StartupMessage, in bytes.", live=True
+        "max_startup_bytes",
+        parse_whole(8),
+        MAX_STARTUP_BYTES,
+        "Length of the longest StartupMessage, in bytes.",
+        live=True,
     ),
     Option(
         "client_tls_sslmode",
@@ -204,15 +193,17 @@ OPTIONS: Final = (
         "TLS for clients: disable, allow, prefer, require, verify-ca, verify-full.",
         live=True,
     ),
-    Option("client_tls_key_file", _text, "", "Private key that clients see, in PEM.", live=True),
+    Option("client_tls_key_file", parse_text, "", "Private key that clients see, in PEM.", live=True),
     Option(
         "client_tls_cert_file",
-        _text,
+        parse_text,
         "",
         "Certificate that clients see, with those between it and its CA, in PEM.",
         live=True,
     ),
-    Option("client_tls_ca_file", _text, "", "Certificates of those who sign clients' certificates, in PEM.", live=True),
+    Option(
+        "client_tls_ca_file", parse_text, "", "Certificates of those who sign clients' certificates, in PEM.", live=True
+    ),
     Option(
         "server_tls_sslmode",
         lambda value: parse_mode(value) if value else "",
@@ -221,23 +212,74 @@ OPTIONS: Final = (
         live=True,
     ),
     Option(
-        "server_tls_ca_file", _text, "", "Certificates of those who sign the server's, in PEM, or system.", live=True
+        "server_tls_ca_file",
+        parse_text,
+        "",
+        "Certificates of those who sign the server's, in PEM, or system.",
+        live=True,
     ),
-    Option("server_tls_key_file", _text, "", "Private key that the server sees, in PEM.", live=True),
-    Option("server_tls_cert_file", _text, "", "Certificate that the server sees, in PEM.", live=True),
+    Option("server_tls_key_file", parse_text, "", "Private key that the server sees, in PEM.", live=True),
+    Option("server_tls_cert_file", parse_text, "", "Certificate that the server sees, in PEM.", live=True),
     Option(
         "catalog_url",
-        _url,
+        parse_server_url,
         None,
         "URL for reading the catalogs, so that rules know foreign keys; the upstream's by default.",
     ),
-    Option("cache.memory_bytes", _whole(0), 64 << 20, "Memory for cached answers, in bytes."),
-    Option("cache.redis", _redis_url, None, "URL of a Redis that several proxies share."),
+    Option("cache.memory_bytes", parse_whole(0), 64 << 20, "Memory for cached answers, in bytes."),
+    Option("cache.redis", parse_redis_url, None, "URL of a Redis that several proxies share."),
     Option("cache.redis_timeout_s", parse_duration, 0.05, "Time that a look-up in Redis may take, in seconds."),
-    Option("cache.catalog_url", _url, None, "URL for reading the catalogs; that of catalog_url by default."),
+    Option("cache.namespace", parse_namespace, "", "Part of keys in Redis; proxies with another one share nothing."),
+    Option(
+        "cache.redis_hold_s",
+        parse_duration,
+        1.0,
+        "Time that the answer to a write is held when Redis is lost, until no proxy answers from before it, in seconds.",
+    ),
+    Option(
+        "cache.redis_compress_bytes",
+        parse_whole(0),
+        2048,
+        "Answers from this size on, in bytes, are compressed in Redis; 0: none.",
+    ),
+    Option("cache.wait_s", parse_duration, 1.0, "Time that a read waits for another's answer to the same, in seconds."),
+    Option(
+        "cache.catalog_url", parse_server_url, None, "URL for reading the catalogs; that of catalog_url by default."
+    ),
+    Option(
+        "cache.change_stream",
+        _change_stream,
+        "",
+        "See writes that go past the proxy: auto, pgoutput, test_decoding; nothing: off.",
+    ),
+    Option(
+        "cache.change_stream_url",
+        parse_server_url,
+        None,
+        "URL for reading the change stream; that for the catalogs of the cache by default.",
+    ),
+    Option("cache.change_stream_publication", parse_text, "pgloupe", "Name of the publication for pgoutput."),
+    Option(
+        "cache.change_stream_interval_ms",
+        parse_whole(1),
+        100,
+        "Pause between two readings of the change stream, in milliseconds.",
+    ),
+    Option(
+        "cache.change_stream_max_lag_s",
+        parse_duration,
+        2.0,
+        "Rules with require_change_stream give no answers while it is further behind, in seconds.",
+    ),
+    Option(
+        "cache.hints",
+        _hints,
+        "restrict",
+        "What comments of clients may do: ignore (nothing), restrict (shorten, switch off), allow (switch on too).",
+        live=True,
+    ),
 )
 _BY_KEY: Final = {option.key: option for option in OPTIONS}
-_ALLOW_KEYS: Final = ("name", "tables", "template", "fingerprint", "ttl", "max_entry_bytes")
 
 
 def _flatten(values: Mapping[str, Any], origin: str) -> tuple[dict[str, Any], list[Any], list[Any]]:
@@ -271,39 +313,17 @@ def _nearest(key: str, known: list[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; known are {', '.join(known)}"
 
 
-def _allow(number: int, rule: Mapping[str, Any], origin: str) -> Allow:
+def _allow(number: int, rule: Mapping[str, Any], origin: str) -> AllowRule:
     where = f"{origin}: [[cache.allow]] rule {number}"
     if isinstance(rule.get("name"), str):
         where += f" ({rule['name']})"
     for key in rule:
         if key not in _ALLOW_KEYS:
             raise SettingsError(f"{where}: unknown key {key!r}{_nearest(key, list(_ALLOW_KEYS))}")
-    name = rule.get("name", f"rule-{number}")
-    if not isinstance(name, str) or not name:
-        raise SettingsError(f"{where}: name must be a text")
-    if sum(key in rule for key in ("tables", "template", "fingerprint")) != 1:
-        raise SettingsError(f"{where}: needs exactly one of tables, template and fingerprint")
-    if "ttl" not in rule:
-        raise SettingsError(f'{where}: needs a ttl, such as ttl = "60s"')
     try:
-        ttl_s = parse_duration(rule["ttl"])
-        most = _whole(1)(rule.get("max_entry_bytes", 1 << 20))
+        return parse_allow(rule, f"rule-{number}")
     except ValueError as error:
         raise SettingsError(f"{where}: {error}") from None
-    if ttl_s <= 0:
-        raise SettingsError(f"{where}: ttl must be over 0")
-    tables = rule.get("tables", [])
-    if not isinstance(tables, list) or not all(isinstance(item, str) and item for item in tables):
-        raise SettingsError(f'{where}: tables must be a list of names, such as ["author", "post"]')
-    if "tables" in rule and not tables:
-        raise SettingsError(f"{where}: tables is empty")
-    fingerprint = str(rule.get("fingerprint", "")).lower()
-    if "fingerprint" in rule and not re.fullmatch(r"[0-9a-f]{16}", fingerprint):
-        raise SettingsError(f"{where}: fingerprint must be 16 hex digits, as `pgloupe fingerprint` prints them")
-    template = rule.get("template", "")
-    if not isinstance(template, str) or ("template" in rule and not template.strip()):
-        raise SettingsError(f"{where}: template must be a statement")
-    return Allow(name, ttl_s, tuple(tables), template, fingerprint, most)
 
 
 def _ignore(number: int, rule: Mapping[str, Any], origin: str) -> Ignore:
@@ -323,31 +343,38 @@ def settings(
     flags: Mapping[str, Any] | None = None,
     environ: Mapping[str, str] | None = None,
     origin: str = "settings",
+    application: bool = False,
 ) -> Settings:
     """Settings from the nested mapping that pgloupe.toml gives, variables and flags (by dotted key) before it.
+    `application`: the server may be that of the application's own DATABASE_URL, which comes before the file.
 
     Raises SettingsError with one sentence that says what is wrong and where it came from.
     """
     flat, allow, ignore = _flatten(values, origin)
     chosen: dict[str, Any] = {}
+    sources: dict[str, str] = {}
     for option in OPTIONS:
-        for value, source in (
+        found: list[tuple[Any, str]] = [
             ((flags or {}).get(option.key), "--" + option.key.split(".")[-1].replace("_", "-")),
             ((environ or {}).get(option.variable) or None, option.variable),
             (flat.get(option.key), f"{origin}: {option.key}"),
-        ):
+        ]
+        if application and option.key == "upstream":
+            found.insert(2, ((environ or {}).get(_DATABASE_URL) or None, _DATABASE_URL))
+        for value, source in found:
             if value is not None:
                 try:
-                    chosen[option.key] = option.parse(value)
+                    chosen[option.key] = parse_upstream(value) if source == _DATABASE_URL else option.parse(value)
                 except ValueError as error:
                     raise SettingsError(f"{source}: {error}") from None
+                sources[option.key] = source
                 break
         else:
             chosen[option.key] = option.parse(option.default) if isinstance(option.default, str) else option.default
     if chosen["upstream"] is None:
         raise SettingsError(
-            "no upstream: say which server, by --upstream postgres://user@host:5432/database, PGLOUPE_UPSTREAM or the "
-            "key upstream in pgloupe.toml"
+            "no upstream: say which server, by --upstream postgres://user@host:5432/database, PGLOUPE_UPSTREAM"
+            f"{', DATABASE_URL' if application else ''} or the key upstream in pgloupe.toml"
         )
     rules = tuple(_allow(number, rule, origin) for number, rule in enumerate(allow, 1))
     names = [rule.name for rule in rules]
@@ -356,15 +383,60 @@ def settings(
             raise SettingsError(f"{origin}: two [[cache.allow]] rules are called {name!r}")
     ignored = tuple(_ignore(number, rule, origin) for number, rule in enumerate(ignore, 1))
     made = Settings(cache_allow=rules, ignore=ignored, **{option.field: chosen[option.key] for option in OPTIONS})
-    try:
-        made.tls  # noqa: B018 (it is what it raises that counts)
-    except SettingsError as error:
-        raise SettingsError(f"{origin}: {error}") from None
+    _check_tls(made, sources)
+    for number, rule in enumerate(rules, 1):
+        if rule.require_change_stream and not made.cache_change_stream:
+            raise SettingsError(
+                f"{origin}: [[cache.allow]] rule {number} ({rule.name}): require_change_stream needs "
+                'cache.change_stream, such as change_stream = "auto"'
+            )
     return made
 
 
-def load(flags: Mapping[str, Any], environ: Mapping[str, str], config: str | None) -> Settings:
-    """Settings of a command: flags, variables, and the file `config`, or pgloupe.toml here if there is one.
+def _check_tls(made: Settings, sources: Mapping[str, str]) -> None:
+    """Raises SettingsError for what contradicts itself, with the sources of all that had a say in it."""
+    server = [option.key for option in OPTIONS if option.key.startswith("server_tls_")]
+    client = [option.key for option in OPTIONS if option.key.startswith("client_tls_")]
+    for check, url, keys in (
+        (made.client_side, "", client),
+        (made.server_side, "upstream", server),
+        (made.catalog_side, "cache.catalog_url" if made.cache_catalog_url else "catalog_url", server),
+        (made.stream_side, "cache.change_stream_url", server),
+    ):
+        try:
+            check()
+        except ValueError as error:
+            said = [sources[url]] if url and "ssl" in urlsplit(_url_of(made, url)).query else []
+            said += [sources[key].removesuffix(f": {key}") for key in keys if key in sources]
+            raise SettingsError(f"{' and '.join(dict.fromkeys(said))}: {error}") from None
+
+
+def _url_of(made: Settings, key: str) -> str:
+    value: Upstream | str = getattr(made, _BY_KEY[key].field)
+    return value.url if isinstance(value, Upstream) else value
+
+
+def misspelt(environ: Iterable[str]) -> list[tuple[str, str]]:
+    """Of the names of variables those that begin with PGLOUPE_, are no setting and nearly the name of one or the name of
+    its flag; with that one. Not those of tests, PGLOUPE_TEST_…."""
+    known = {option.variable.removeprefix(_PREFIX): option.variable for option in OPTIONS}
+    out = []
+    for variable in sorted(environ):
+        name = variable.removeprefix(_PREFIX)
+        if name in (variable, "") or name in known or name.startswith("TEST_"):
+            continue
+        ends = [one for one in known if one.endswith(f"_{name}")]
+        close = difflib.get_close_matches(name.upper(), known, 1, 0.8) or (ends if len(ends) == 1 else [])
+        if close:
+            out.append((variable, known[close[0]]))
+    return out
+
+
+def load(
+    flags: Mapping[str, Any], environ: Mapping[str, str], config: str | None, *, application: bool = False
+) -> Settings:
+    """Settings of a command: flags, variables, and the file `config`, or pgloupe.toml here if there is one. `application`
+    is as for `settings`.
 
     Raises SettingsError.
     """
@@ -377,4 +449,4 @@ def load(flags: Mapping[str, Any], environ: Mapping[str, str], config: str | Non
             raise SettingsError(f"--config: cannot read {path}: {error.strerror}") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise SettingsError(f"{path}: not valid TOML: {error}") from None
-    return settings(values, flags=flags, environ=environ, origin=str(path))
+    return settings(values, flags=flags, environ=environ, origin=str(path), application=application)

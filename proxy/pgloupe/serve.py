@@ -19,6 +19,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +28,7 @@ import uvloop
 from pgloupe.app import App
 from pgloupe.config import Settings
 from pgloupe.errors import SettingsError
+from pgloupe.net.certificate import warnings
 from pgloupe.net.listener import GREETED
 from pgloupe.report.model import Report
 from pgloupe.report.wording import headline, plural
@@ -85,6 +87,13 @@ def _allow_files(settings: Settings) -> None:
         )
 
 
+def _check_certificate(settings: Settings) -> None:
+    tls = settings.tls.client
+    if tls.mode != "disable":
+        for line in warnings("client_tls_cert_file", tls.cert_file, datetime.now(UTC)):
+            _log.warning("%s", line)
+
+
 def _reload(app: App, read: Callable[[], Settings]) -> None:
     try:
         settings = read()
@@ -93,6 +102,7 @@ def _reload(app: App, read: Callable[[], Settings]) -> None:
         _log.error("SIGHUP: nothing is changed: %s", error)
         return
     _allow_files(app.settings)
+    _check_certificate(app.settings)
     _log.info("SIGHUP: the settings were read again")
     for key in restart:
         _log.warning("SIGHUP: a new value of %s needs a restart", key)
@@ -101,6 +111,7 @@ def _reload(app: App, read: Callable[[], Settings]) -> None:
 async def _serve(settings: Settings, report: str | None, read: Callable[[], Settings]) -> None:
     app = App(settings, _slow_line, on_finding=_Announcer())
     _allow_files(settings)
+    _check_certificate(settings)
     signals: asyncio.Queue[int] = asyncio.Queue()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -132,6 +143,8 @@ async def _serve(settings: Settings, report: str | None, read: Callable[[], Sett
             "cache: %d hits, %d misses, %d not looked up; %d answers stored, %d writes seen",
             *(figures[name] for name in ("hits", "misses", "bypasses", "fills", "writes")),
         )
+    for name, advice in app.cache_advice():
+        _log.info("cache rule %s: %s", name, advice)
 
 
 def serve(settings: Settings, report: str | None, read: Callable[[], Settings]) -> int:

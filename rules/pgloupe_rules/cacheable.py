@@ -1,12 +1,8 @@
-"""What may be answered from a cache, and what a statement may change.
+"""What may be answered from a cache.
 
-Both answers are safe only in one direction, so both take the narrow reading. A read may be cached if everything about it
-is understood: it parses, it surely writes nothing, its tables are known and none is of the system, and each function that
-it calls is a built-in one that is IMMUTABLE in all its forms. A statement changes nothing, or known tables, if everything
-about it is understood; else it may change anything, what depends on what included.
-
-The effect of a read is told from the tokens of its template alone. That needs no parse, so it costs little for the many
-statements that no rule allows, and a SELECT that the parser does not know does not empty the cache.
+The answer is safe only in one direction, so it takes the narrow reading. A read may be cached if everything about it is
+understood: it parses, it surely writes nothing, its tables are known and none is of the system, and each function that it
+calls is a built-in one that is IMMUTABLE in all its forms. What a statement may change is told by `effects`.
 
 Answers are kept by the text of the template, not by its fingerprint: two texts may share a fingerprint because they mean the
 same to a report, and a cache must not depend on how far that goes.
@@ -16,86 +12,96 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Final
 
-from pgloupe_rules.builtin import HARMLESS, IMMUTABLE
-from pgloupe_rules.canonical import canonicalise
-from pgloupe_rules.lexer import lex
+from pgloupe_rules.allow import DEFAULT_MAX_ENTRY_BYTES, HINT_RULE, AllowRule, Hints, parse_hint
+from pgloupe_rules.builtin import IMMUTABLE, bare_name
+from pgloupe_rules.effects import Effect, EffectKind, effect_of
+from pgloupe_rules.mentions import mentions
 from pgloupe_rules.normalise import MAX_TEXT, recognise
-from pgloupe_rules.shape import functions as functions_of
-from pgloupe_rules.shape import parse, shape_of
-from pgloupe_rules.types import FORWARD, WRITES, Cacheable, Decision, Kind, Recognised, Shape, Statement, Template
+from pgloupe_rules.shape import shape_of
+from pgloupe_rules.tags import HINT
+from pgloupe_rules.types import (
+    FORWARD,
+    Cacheable,
+    Decision,
+    Kind,
+    Recognised,
+    SessionInfo,
+    Shape,
+    Statement,
+    Template,
+)
+
+__all__ = [
+    "DEFAULT_MAX_ENTRY_BYTES",
+    "AllowRule",
+    "CacheRules",
+    "Effect",
+    "EffectKind",
+    "Hints",
+    "Verdict",
+    "effect_of",
+    "suspects",
+    "uncacheable",
+]
 
 _MEMO_LIMIT: Final = 8192
 _MEMO_TEXT: Final = 16384
 """Characters of the longest template that is kept: a few of a megabyte each would be all the memory there is."""
 _TABLES_LIMIT: Final = 64
 
-DEFAULT_MAX_ENTRY_BYTES: Final = 1 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class AllowRule:
-    """One `[[cache.allow]]`: which reads may be answered, and for how long.
-
-    It names tables, a template or a fingerprint. A read matches `tables` if each of its tables is in the set. A bare name
-    in the set stands for that table without a schema and for `public.name`; a table of another schema has to be named with
-    it. `template` is SQL in any spelling; comments, literals and layout do not matter.
-    """
-
-    name: str
-    ttl_s: float
-    tables: frozenset[str] | None = None
-    template: str | None = None
-    fingerprint: str | None = None
-    max_entry_bytes: int = DEFAULT_MAX_ENTRY_BYTES
-
-    def allows(self, tables: Iterable[str]) -> bool:
-        """Each of these tables is in the set."""
-        allowed = self.tables
-        if allowed is None:
-            return False
-        for table in tables:
-            if table not in allowed:
-                schema, _, bare = table.rpartition(".")
-                if schema == "public" and bare in allowed:
-                    continue
-                if not schema and f"public.{bare}" in allowed:
-                    continue
-                return False
-        return True
-
 
 class Verdict:
-    """What a template is to the cache: the decision, or the reason why it is not cached (a rule's name with it)."""
+    """What a statement is to the cache: the decision, or the reason why it is not cached (a rule's name with it)."""
 
-    __slots__ = ("decision", "reason", "rule")
+    __slots__ = ("allowing", "decision", "otherwise", "reason", "rule")
 
-    def __init__(self, decision: Cacheable | None, rule: str = "", reason: str = "") -> None:
+    def __init__(
+        self,
+        decision: Cacheable | None,
+        rule: str = "",
+        reason: str = "",
+        allowing: AllowRule | None = None,
+        otherwise: Verdict | None = None,
+    ) -> None:
         self.decision = decision
         self.rule = rule
         """The rule that allows it, "" for none."""
         self.reason = reason
-        """Why the rule does not help; "" where it does or where there is none."""
+        """Why the rule does not help, one of few fixed texts; "" where it does or where there is none."""
+        self.allowing = allowing
+        """The rule itself."""
+        self.otherwise = otherwise
+        """The verdict where the conditions of the rule do not hold; None: it has none."""
 
 
 _NO_RULE: Final = Verdict(None)
+_NOBODY: Final = SessionInfo(0)
 
 # Words that mean another moment each time they are read as a date (documentation, section 8.5.1.4), and spellings in which
 # a literal could hide one.
 _MOMENT: Final = re.compile(
     r"(?<![a-z])(?:now|today|tomorrow|yesterday)(?![a-z])|(?<![a-z0-9_])e'|u&'|'[ \t\r\f\v]*\n\s*'", re.IGNORECASE
 )
+_MOMENT_PARTS: Final = ("now", "today", "tomorrow", "yesterday", "e'", "u&'")
 _SYSTEM_COLUMNS: Final = re.compile(r"\b(?:ctid|xmin|xmax|cmin|cmax|tableoid)\b")
+NOT_IMMUTABLE: Final = "function that is not known to be immutable"
 _SYSTEM_SCHEMAS: Final = frozenset({"pg_catalog", "information_schema", "pg_toast"})
 
 
-def _builtin(function: str) -> str:
-    """The bare name of a function that can be a built-in one; "" if it is qualified with another schema."""
-    schema, _, name = function.rpartition(".")
-    return name if schema in ("", "pg_catalog") else ""
+def _names_moment(bare: str) -> bool:
+    """The pattern, tried only where something of it is there: this runs for each read that a rule names."""
+    low = bare.lower()
+    for word in _MOMENT_PARTS:
+        if word in low:
+            return _MOMENT.search(bare) is not None
+    return "\n" in low and _MOMENT.search(bare) is not None
+
+
+def _of_system(table: str) -> bool:
+    schema, _, bare = table.rpartition(".")
+    return schema in _SYSTEM_SCHEMAS or schema.startswith("pg_temp") or bare.startswith("pg_")
 
 
 def uncacheable(shape: Shape, text: str) -> str:
@@ -110,31 +116,46 @@ def uncacheable(shape: Shape, text: str) -> str:
         return "no table"
     if len(shape.tables) > _TABLES_LIMIT:
         return "too many tables"
-    for table in shape.tables:
-        schema, _, bare = table.rpartition(".")
-        if schema in _SYSTEM_SCHEMAS or schema.startswith("pg_temp") or bare.startswith("pg_"):
-            return "system catalog"
+    if any(_of_system(table) for table in shape.tables):
+        return "system catalog"
     for function in shape.functions:
-        if _builtin(function) not in IMMUTABLE:
-            return "function that is not known to be immutable"
+        if bare_name(function) not in IMMUTABLE:
+            return NOT_IMMUTABLE
     if "TABLESAMPLE" in text.upper():
         return "sample"
     if _SYSTEM_COLUMNS.search(text):
         return "system column"
-    return ""
+    return mentions(text).reason
+
+
+def suspects(shape: Shape) -> tuple[str, ...]:
+    """The functions that it calls and that are not known to be immutable."""
+    return tuple([function for function in shape.functions if bare_name(function) not in IMMUTABLE])
 
 
 class CacheRules:
-    """The configured rules. `decide` is what the session asks for each statement."""
+    """The configured rules. `decide` is what the session asks for each statement.
+
+    Rules by template or fingerprint come before those by tables; of each kind the first counts whose conditions hold.
+    """
 
     name = "cacheable"
 
-    def __init__(self, rules: Iterable[AllowRule] = (), classify: Callable[[Template], Shape] = shape_of) -> None:
+    def __init__(
+        self,
+        rules: Iterable[AllowRule] = (),
+        classify: Callable[[Template], Shape] = shape_of,
+        *,
+        hints: Hints = Hints.RESTRICT,
+    ) -> None:
         self.rules = tuple(rules)
+        self.hints = hints
         self._classify = classify
-        self._by_fingerprint: dict[str, AllowRule] = {}
+        self._by_fingerprint: dict[str, list[AllowRule]] = {}
         self._by_tables: list[AllowRule] = []
         self._memo: dict[str, Verdict] = {}
+        self.templates: dict[str, Template] = {}
+        """Of the rules that name one, by the rule's name."""
         self.problems: list[str] = []
         """A sentence for each rule that can never have an effect."""
         for rule in self.rules:
@@ -142,205 +163,153 @@ class CacheRules:
 
     def _add(self, rule: AllowRule) -> None:
         if rule.tables is not None:
+            earlier = self._covering(rule)
             self._by_tables.append(rule)
             if not rule.tables:
-                self.problems.append(f"the cache rule {rule.name!r} names no table")
-        if rule.fingerprint is not None:
-            self._by_fingerprint.setdefault(rule.fingerprint.strip().lower(), rule)
-        if rule.template is not None:
+                self._refuse(rule, "it names no table", "name the tables that it is for")
+            elif all(_of_system(table) for table in rule.tables):
+                self._refuse(rule, "answers from system catalogs are never stored", "name tables of the application")
+            elif earlier is not None:
+                self._refuse(rule, f"{earlier.name!r} comes first and is for all of its tables", "change their order")
+        elif rule.fingerprint is not None:
+            self._add_fingerprint(rule, rule.fingerprint.strip().lower())
+        elif rule.template is None:
+            self._refuse(rule, "it names no tables, template or fingerprint", "give it one of them")
+        else:
             found = recognise(rule.template)
             if len(found) != 1:
-                self.problems.append(f"the template of the cache rule {rule.name!r} is not one statement")
+                self._refuse(rule, "its template is not one statement", "write one rule for each statement")
                 return
-            self._by_fingerprint.setdefault(found[0].template.fingerprint, rule)
-            reason = uncacheable(self._classify(found[0].template), found[0].template.text)
+            template = self.templates[rule.name] = found[0].template
+            shape = self._classify(template)
+            reason = uncacheable(shape, template.text)
             if reason:
-                self.problems.append(f"the template of the cache rule {rule.name!r} cannot be cached: {reason}")
-        if rule.tables is None and rule.fingerprint is None and rule.template is None:
-            self.problems.append(f"the cache rule {rule.name!r} names no tables, template or fingerprint")
+                names = ", ".join(f"{name}()" for name in suspects(shape))
+                called = f" ({names})" if reason == NOT_IMMUTABLE else ""
+                self._refuse(rule, f"its template cannot be cached: {reason}{called}", "change the template")
+            self._add_fingerprint(rule, template.fingerprint)
+
+    def _add_fingerprint(self, rule: AllowRule, fingerprint: str) -> None:
+        same = self._by_fingerprint.setdefault(fingerprint, [])
+        for earlier in same:
+            if not earlier.conditional:
+                self._refuse(rule, f"{earlier.name!r} comes first and is for the same statement", "change their order")
+                break
+        same.append(rule)
+
+    def _covering(self, rule: AllowRule) -> AllowRule | None:
+        for earlier in self._by_tables:
+            if not earlier.conditional and earlier.allows(rule.tables or ()):
+                return earlier
+        return None
+
+    def _refuse(self, rule: AllowRule, why: str, instead: str) -> None:
+        self.problems.append(f"the cache rule {rule.name!r} can never hit: {why}; {instead}, or delete the rule")
+
+    @property
+    def empty(self) -> bool:
+        """Nothing is ever cached."""
+        return not self.rules and self.hints is not Hints.ALLOW
 
     def decide(self, statement: Statement) -> Decision:
         """FORWARD, or Cacheable where a rule allows it. Says nothing of the session: transaction, trust and role are its own."""
-        return self.judge(statement.recognised).decision or FORWARD
+        return self.judge(statement.recognised, statement.session).decision or FORWARD
 
-    def judge(self, recognised: Recognised) -> Verdict:
-        """The decision with its reason."""
-        if not self.rules:
-            return _NO_RULE
+    def judge(self, recognised: Recognised, session: SessionInfo = _NOBODY) -> Verdict:
+        """The decision with its reason. Conditions are held against the session and the statement's tags."""
         text = recognised.template.text
         verdict = self._memo.get(text)
         if verdict is None:
+            if self.empty:
+                return _NO_RULE
             verdict = self._judge(recognised.template)
             if len(self._memo) >= _MEMO_LIMIT:
                 self._memo.clear()
             if len(text) <= _MEMO_TEXT:
                 self._memo[text] = verdict
+        while verdict.otherwise is not None:
+            rule = verdict.allowing
+            if rule is None or rule.unmet(session, recognised.tags) is None:
+                break
+            verdict = verdict.otherwise
+        if recognised.tags and HINT in recognised.tags:
+            verdict = self._hinted(verdict, recognised)
         if verdict.decision is None:
             return verdict
         if len(recognised.bare) > MAX_TEXT:
             return Verdict(None, verdict.rule, "too long")
-        if _MOMENT.search(recognised.bare):
+        if _names_moment(recognised.bare):
             return Verdict(None, verdict.rule, "names a moment")
         return verdict
 
+    def candidates(self, template: Template) -> list[AllowRule]:
+        """The rules that name this template, its fingerprint or all of its tables, in the order in which they count."""
+        out = list(self._by_fingerprint.get(template.fingerprint, ()))
+        if self._by_tables:
+            tables = self._classify(template).tables
+            if tables:
+                out += [rule for rule in self._by_tables if rule.allows(tables)]
+        return out
+
     def _judge(self, template: Template) -> Verdict:
-        rule = self._by_fingerprint.get(template.fingerprint)
-        if rule is None and not self._by_tables:
-            return _NO_RULE
+        found = self.candidates(template)
+        last = next((number for number, rule in enumerate(found) if not rule.conditional), len(found))
+        verdict = _NO_RULE
+        for rule in reversed(found[: last + 1]):
+            verdict = self._verdict(rule, template, verdict if rule.conditional else None)
+        return verdict
+
+    def _verdict(self, rule: AllowRule, template: Template, otherwise: Verdict | None) -> Verdict:
         shape = self._classify(template)
-        if rule is None:
-            if not shape.tables:
-                return _NO_RULE
-            rule = next((rule for rule in self._by_tables if rule.allows(shape.tables)), None)
-            if rule is None:
-                return _NO_RULE
         reason = uncacheable(shape, template.text)
         if reason:
             # a write to allowed tables is no read that went by: it is not worth a count
-            return _NO_RULE if shape.kind != Kind.SELECT else Verdict(None, rule.name, reason)
-        return Verdict(Cacheable(rule.name, rule.ttl_s, shape.tables, shape.functions, rule.max_entry_bytes), rule.name)
+            known = shape.kind == Kind.SELECT
+            return Verdict(None, rule.name if known else "", reason if known else "", rule, otherwise)
+        return Verdict(_allowed(rule, shape, rule.ttl_s, rule.stale_s), rule.name, "", rule, otherwise)
+
+    def _hinted(self, verdict: Verdict, recognised: Recognised) -> Verdict:
+        """The verdict with what the comments ask for."""
+        rule = verdict.allowing
+        if self.hints is Hints.IGNORE or (rule is not None and not rule.hints):
+            return verdict
+        hint = parse_hint(recognised.tags[HINT])
+        decision = verdict.decision
+        if decision is None or rule is None:
+            if rule is not None or self.hints is not Hints.ALLOW or not hint.cache:
+                return verdict
+            shape = self._classify(recognised.template)
+            if shape.kind != Kind.SELECT or not shape.tables:
+                return verdict
+            if hint.ttl_s is None:
+                return Verdict(None, HINT_RULE, "the hint has no ttl and there is no rule")
+            reason = uncacheable(shape, recognised.template.text)
+            if reason:
+                return Verdict(None, HINT_RULE, reason)
+            return Verdict(_allowed(_HINTED, shape, hint.ttl_s, 0.0), HINT_RULE, "", _HINTED)
+        if not hint.understood:
+            return Verdict(None, verdict.rule, "a hint that is not understood")
+        if not hint.cache:
+            return Verdict(None, verdict.rule, "a hint says nocache")
+        if hint.ttl_s is None or hint.ttl_s >= rule.ttl_s + rule.stale_s:
+            return verdict
+        shape = self._classify(recognised.template)
+        ttl_s = min(hint.ttl_s, rule.ttl_s)
+        return Verdict(_allowed(rule, shape, ttl_s, hint.ttl_s - ttl_s), verdict.rule, "", rule)
 
 
-class EffectKind(StrEnum):
-    NOTHING = "nothing"
-    TABLES = "tables"
-    EVERYTHING = "everything"
+_HINTED: Final = AllowRule(HINT_RULE, 0.0)
 
 
-@dataclass(frozen=True, slots=True)
-class Effect:
-    """What a statement may change.
-
-    `tables` are those that it names as targets, as the shape gives them; None: any table, and the dependencies between
-    tables too. `functions` are those it calls that are not known to be harmless: unless somebody knows better, it may change
-    anything because of them, so `kind` is EVERYTHING then.
-    """
-
-    kind: EffectKind
-    tables: frozenset[str] | None = None
-    functions: frozenset[str] = frozenset()
-
-    @property
-    def everything(self) -> bool:
-        """It may change any table, whatever its functions do."""
-        return self.tables is None
-
-
-NOTHING: Final = Effect(EffectKind.NOTHING, frozenset())
-EVERYTHING: Final = Effect(EffectKind.EVERYTHING)
-
-_effects: Final[dict[str, Effect]] = {}
-
-# Words of a template that write. Key words are in upper case there; a quoted name in upper case may be taken for one.
-_WRITING: Final = re.compile(r"\b(?:INSERT|UPDATE|DELETE|MERGE|INTO)\b")
-_LOCKING: Final = re.compile(r"\bFOR\s+(?:NO\s+KEY\s+)?UPDATE\b|\bDO\s+UPDATE\b")
-_FIRST: Final = re.compile(r"[\s(]*([A-Za-z]+)")
-_SECOND: Final = re.compile(r"[\s(]*[A-Za-z]+\s+([A-Za-z]+)")
-_COPY: Final = re.compile(
-    r'COPY\s+((?:"(?:[^"]|"")*"|[^\s(."]+)(?:\s*\.\s*(?:"(?:[^"]|"")*"|[^\s(."]+))*)\s*(?:\([^()]*\))?\s+(FROM|TO)\b',
-    re.IGNORECASE,
-)
-
-# Statements that change no row of a table, whatever they name. What they change in the session is the session's business.
-_QUIET_KINDS: Final = frozenset(
-    {Kind.BEGIN, Kind.COMMIT, Kind.ROLLBACK, Kind.SAVEPOINT, Kind.SET, Kind.SHOW, Kind.FETCH}
-)
-_QUIET_WORDS: Final = frozenset(
-    [
-        "ANALYZE",
-        "ANALYSE",
-        "CHECKPOINT",
-        "CLOSE",
-        "CLUSTER",
-        "DEALLOCATE",
-        "LISTEN",
-        "LOCK",
-        "NOTIFY",
-        "UNLISTEN",
-        "VACUUM",
-    ]
-)
-_READING_WORDS: Final = frozenset({"SELECT", "VALUES", "TABLE", "WITH"})
-
-
-def effect_of(recognised: Recognised) -> Effect:
-    """What the statement may change. Kept by template; never raises."""
-    if len(recognised.bare) > MAX_TEXT:
-        # its template knows the beginning only
-        return EVERYTHING
-    template = recognised.template
-    effect = _effects.get(template.text)
-    if effect is None:
-        effect = _effect(template)
-        if len(_effects) >= _MEMO_LIMIT:
-            _effects.clear()
-        if len(template.text) <= _MEMO_TEXT:
-            _effects[template.text] = effect
-    return effect
-
-
-def _effect(template: Template) -> Effect:
-    text = template.text
-    found = _FIRST.match(text)
-    first = found.group(1).upper() if found is not None else ""
-    if first in _READING_WORDS and not _WRITING.search(_LOCKING.sub(" ", text)):
-        return _with_functions(frozenset(), _calls(text))
-    if first == "COPY":
-        return _copy(text)
-    if first in ("EXPLAIN", "PREPARE", "DECLARE") or first in _QUIET_WORDS:
-        return _utility(text, first)
-    shape = shape_of(template)
-    if shape.kind in _QUIET_KINDS:
-        return NOTHING
-    if not shape.parsed:
-        return EVERYTHING
-    if first == "TRUNCATE":
-        cascades = re.search(r"\bCASCADE\b", text, re.IGNORECASE) is not None
-        return EVERYTHING if cascades or not shape.written else Effect(EffectKind.TABLES, frozenset(shape.written))
-    if shape.kind in WRITES and shape.kind != Kind.MERGE and len(shape.written) == 1:
-        # one writing word: the statement's own, and INTO only after INSERT
-        words = [word for word in _WRITING.findall(_LOCKING.sub(" ", text)) if word != "INTO"]
-        into = len(re.findall(r"\bINTO\b", text))
-        if words == [shape.kind.value.upper()] and into == (1 if shape.kind == Kind.INSERT else 0):
-            return _with_functions(frozenset(shape.written), shape.functions, shape.written)
-    return EVERYTHING
-
-
-def _calls(text: str) -> tuple[str, ...]:
-    return functions_of(canonicalise(lex(text)[0]))
-
-
-def _with_functions(tables: frozenset[str], called: Iterable[str], written: tuple[str, ...] = ()) -> Effect:
-    # `INSERT INTO t (a, b)` may show its table as a function
-    unknown = frozenset(name for name in called if name not in written and _builtin(name) not in HARMLESS)
-    if unknown:
-        return Effect(EffectKind.EVERYTHING, tables, unknown)
-    return Effect(EffectKind.TABLES, tables) if tables else NOTHING
-
-
-def _utility(text: str, first: str) -> Effect:
-    if first == "EXPLAIN":
-        # with ANALYZE it runs the statement; planning alone runs what is IMMUTABLE at most
-        return EVERYTHING if re.search(r"\bANALY[SZ]E\b", text, re.IGNORECASE) else NOTHING
-    if first == "PREPARE":
-        second = _SECOND.match(text)
-        return EVERYTHING if second is None or second.group(1).upper() == "TRANSACTION" else NOTHING
-    if first == "DECLARE":
-        # what its query calls runs at FETCH, in this transaction
-        return EVERYTHING if _WRITING.search(_LOCKING.sub(" ", text)) else _with_functions(frozenset(), _calls(text))
-    return NOTHING
-
-
-def _copy(text: str) -> Effect:
-    found = _COPY.match(text)
-    if found is not None:
-        if found.group(2).upper() == "TO":
-            return NOTHING
-        shape = parse(text)
-        if not shape.parsed or len(shape.written) != 1 or re.search(r"\bWHERE\b", text, re.IGNORECASE):
-            return EVERYTHING
-        return Effect(EffectKind.TABLES, frozenset(shape.written))
-    start, end = text.find("("), text.upper().rfind(") TO ")
-    if start < 0 or end < start or _WRITING.search(_LOCKING.sub(" ", text)):
-        return EVERYTHING
-    return _with_functions(frozenset(), _calls(text[start + 1 : end]))
+def _allowed(rule: AllowRule, shape: Shape, ttl_s: float, stale_s: float) -> Cacheable:
+    return Cacheable(
+        rule.name,
+        ttl_s,
+        shape.tables,
+        shape.functions,
+        rule.max_entry_bytes,
+        stale_s,
+        rule.max_rows,
+        rule.dry_run,
+        rule.key_by_user,
+    )

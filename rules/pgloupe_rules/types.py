@@ -18,7 +18,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 from uuid import UUID
 
 Value: TypeAlias = Any
@@ -28,6 +28,19 @@ NO_TAGS: Final[Mapping[str, str]] = {}
 
 _INTEGER: Final = re.compile(r"-?[1-9][0-9]{0,18}|0")
 _UUID: Final = re.compile(r"\{?[0-9a-fA-F]{8}-?(?:[0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}\}?")
+_WRITTEN: Final = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
+
+
+class WrittenUUID(UUID):
+    """A uuid that came as text in another form than PostgreSQL writes, an MD5 sum for example. Equal to the uuid."""
+
+    __slots__ = ("text",)
+    text: str
+    """As it was sent."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        object.__setattr__(self, "text", text)  # a UUID lets nobody set its attributes
 
 
 def comparable(value: Any) -> Value:
@@ -39,8 +52,11 @@ def comparable(value: Any) -> Value:
     if isinstance(value, str):
         if _INTEGER.fullmatch(value):
             return int(value)
-        if 32 <= len(value) <= 38 and _UUID.fullmatch(value):
-            return UUID(value)
+        if 32 <= len(value) <= 38:
+            if _WRITTEN.fullmatch(value):
+                return UUID(value)
+            if _UUID.fullmatch(value):
+                return WrittenUUID(value)
         return value
     if value is True:
         return "t"
@@ -336,6 +352,7 @@ class Outcome:
         "_decoded",
         "bytes",
         "cache",
+        "cache_rule",
         "columns",
         "command_tag",
         "dispatched_s",
@@ -364,6 +381,7 @@ class Outcome:
         columns: tuple[Column, ...] = (),
         decode: Callable[[Outcome], tuple[tuple[Value, ...], ...]] | None = None,
         cache: str = "",
+        cache_rule: str = "",
     ) -> None:
         self.statement = statement
         self.status = status
@@ -387,6 +405,8 @@ class Outcome:
         self._column_values: tuple[tuple[Value, ...], ...] = ()
         self.cache = cache
         """`hit`, `miss`, or "" where the cache was not asked."""
+        self.cache_rule = cache_rule
+        """The rule under which the cache was asked, "" where it was not."""
 
     def column_values(self) -> tuple[tuple[Value, ...], ...]:
         """One tuple of comparable values for each of `columns`, rows in order, over the first rows of the result
@@ -416,6 +436,15 @@ class Cacheable:
     """The functions that it calls, as the shape gives them."""
     max_entry_bytes: int = 1 << 20
     """A larger answer is not stored."""
+    stale_s: float = 0.0
+    """`stale_while_revalidate`: how long after its `ttl` an answer may still be given while another reader asks for a new
+    one."""
+    max_rows: int = 0
+    """An answer with more rows is not stored; 0 for any number."""
+    dry_run: bool = False
+    """Look up, compare and count, and let the server answer all the same."""
+    key_by_user: bool = True
+    """False: users share answers, whoever may read what."""
 
 
 Decision: TypeAlias = Forward | Cacheable
@@ -464,6 +493,28 @@ class Child:
     """The catalogs say that the column has each value once."""
 
 
+class Stands(StrEnum):
+    """What a placeholder of the SQL of an advice stands for."""
+
+    KEYS = "keys"
+    """An array of all values of one placeholder of the child."""
+    KEY = "key"
+    """One value of one placeholder of the child, in a list of whole keys."""
+    ROOT = "root"
+    """The first value of one placeholder of the child: where a tree begins."""
+    CHILD = "child"
+    """A value of the child that does not vary."""
+    PARENT = "parent"
+    """A value of the parent."""
+
+
+class Role(NamedTuple):
+    """What a placeholder of the SQL of an advice stands for: which placeholder of which template."""
+
+    stands: Stands
+    number: int
+
+
 @dataclass(frozen=True, slots=True)
 class Advice:
     """What to write instead. `kind` is join, any_array, group_by, lateral, batch_write or reuse."""
@@ -471,6 +522,34 @@ class Advice:
     kind: str
     sql: str
     text: str
+    roles: tuple[Role, ...] = ()
+    """Of each placeholder of `sql`, `$1` first; empty where nobody asks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """The values that one loop of reads sent, bounded, from which an example of its advice is made. Nothing of it is
+    ever shown but on request."""
+
+    form: str
+    """The child as one of its runs was sent, without comments: it tells `5` from `'5'`."""
+    numbers: tuple[int, ...]
+    """The child's placeholders that are the key."""
+    keys: tuple[tuple[Value, ...], ...]
+    """The first distinct values of these, in order."""
+    distinct: int
+    """How many distinct keys were known."""
+    more: bool
+    """There were runs whose values were not kept."""
+    queries: int
+    """Runs in all."""
+    values: tuple[Value, ...]
+    """Of each placeholder of the child; those of the key are of one run."""
+    over_parent: bool = False
+    """The parent writes nothing, so that it can be run again."""
+    parent_form: str = ""
+    """As `form`; "" where its values are not known."""
+    parent_values: tuple[Value, ...] = ()
 
 
 @dataclass(slots=True)
@@ -497,6 +576,8 @@ class Finding:
     session: int = 0
     foreign_key: str = ""
     """The foreign key between the child's column and the parent's, `comment.post_id → post.id`; "" where none is known."""
+    sent: Sent | None = field(default=None, repr=False)
+    """What the runs sent, for an example of the advice; None where not all of it is known."""
 
 
 class Rule(Protocol):

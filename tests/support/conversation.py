@@ -149,6 +149,12 @@ class Policy:
     def strange(self, recognised: Recognised) -> bool:
         return effect_of(recognised).kind is EffectKind.EVERYTHING or "set_config" in recognised.template.text
 
+    def unasked(self, statement: Statement, why: str) -> None:
+        pass
+
+    def not_stored(self, rule: str, why: str) -> None:
+        pass
+
     def defaults_change(self, recognised: Recognised) -> bool:
         return False
 

@@ -5,7 +5,8 @@
 `dependencies` knows from the server's catalogs which tables a write changes.
 """
 
-from pgloupe.cache.cache import Answer, Cache, Read, Ticket
+from pgloupe.cache.answers import Answer, Read, Ticket
+from pgloupe.cache.cache import Cache
 from pgloupe.cache.dependencies import Dependencies
 from pgloupe.cache.entry import Entry
 from pgloupe.cache.invalidation import Mark

@@ -27,6 +27,8 @@ SIMPLE: Final = b"Q"
 """Protocol kind of a simple Query: every column comes as text and a RowDescription comes first."""
 EXTENDED: Final = b"P"
 """Protocol kind of `Parse Bind Execute`."""
+DRY_RUN: Final = b"D"
+"""Before the kind of a read whose answer is not kept, only a digest of it."""
 
 
 def _group(parts: list[bytes], items: Sequence[bytes | None]) -> None:

@@ -9,14 +9,17 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Final, TypeVar
 
-from pgloupe.cache.cache import Answer, Cache, Read, Ticket
+from pgloupe.cache.answers import Answer, Read, Ticket
+from pgloupe.cache.cache import Cache
 from pgloupe.cache.entry import Entry
 from pgloupe.cache.invalidation import Mark
-from pgloupe.cache.key import EXTENDED, SIMPLE, cache_key, names_moment, session_part
+from pgloupe.cache.key import DRY_RUN, EXTENDED, SIMPLE, cache_key, names_moment, session_part
 from pgloupe.net.link import clock
 from pgloupe.net.tasks import Tasks
 from pgloupe.session.actions import Action, Ask, BeginWrite, EndWrite, Fill
 from pgloupe.session.gate import GatedSession
+from pgloupe.session.session import Session
+from pgloupe_rules.types import SessionInfo
 
 T = TypeVar("T")
 
@@ -32,6 +35,7 @@ class CacheDesk:
         self._cache = cache
         self._server = server
         self._tasks = tasks
+        self._identity = ""
         self._parts: dict[tuple[str, str, bytes], bytes] = {}
 
     def perform(self, action: Action, session: GatedSession, again: Callable[[], None]) -> None:
@@ -45,17 +49,22 @@ class CacheDesk:
         else:
             self._end(action, session, again)
 
+    def hurry(self, session: Session) -> None:
+        """See `link.Desk`."""
+        self._cache.hurry(session)
+
     def _ask(self, ask: Ask, session: GatedSession, again: Callable[[], None]) -> None:
         info = session.info
         rule = ask.rule
         if names_moment(ask.parameters):
             # `now` as a text is another moment each time that it is read as a date
-            self._cache.count_bypass(rule.rule, "a parameter names a moment")
+            self._cache.count_bypass(rule.rule, "a parameter names a moment", ask.recognised.template)
             session.answered(None, None, 0, clock())
             return
+        kind = SIMPLE if ask.simple else EXTENDED
         key = cache_key(
-            self._session_part(info.database, info.user, ask.context),
-            SIMPLE if ask.simple else EXTENDED,
+            self._whose(ask, info),
+            DRY_RUN + kind if rule.dry_run else kind,
             ask.recognised.bare,
             ask.oids,
             parameters=(ask.parameters, ask.limit.to_bytes(4, "big", signed=True), ask.columns),
@@ -64,7 +73,19 @@ class CacheDesk:
         )
         limit_bytes = rule.max_entry_bytes
         answer = self._cache.lookup(
-            Read(key, rule.tables, rule.rule, rule.ttl_s, limit_bytes, rule.functions, info.database)
+            Read(
+                key,
+                rule.tables,
+                rule.rule,
+                rule.ttl_s,
+                limit_bytes,
+                rule.functions,
+                info.database,
+                rule.stale_s,
+                ask.recognised.template,
+                rule.dry_run,
+            ),
+            session,
         )
 
         def tell(found: Answer) -> None:
@@ -79,14 +100,25 @@ class CacheDesk:
         else:
             self._later(answer, tell, again)
 
+    def _whose(self, ask: Ask, info: SessionInfo) -> bytes:
+        """The session's part of the key. Users share answers under a rule that says so, unless the name of one of them has
+        a meaning of its own: a schema that `$user` stands for, or settings by ALTER ROLE."""
+        if ask.common and self._cache.dependencies.impersonal(info.user, ask.roles, info.database):
+            return self._session_part(info.database, "", ask.common)
+        return self._session_part(info.database, info.user, ask.context)
+
     def _session_part(self, database: str, user: str, context: bytes) -> bytes:
         """What the session adds to its keys. The same few come again until a session changes a setting."""
+        identity = self._cache.server_identity
+        if identity != self._identity:
+            self._identity = identity
+            self._parts.clear()
         name = (database, user, context)
         part = self._parts.get(name)
         if part is None:
             if len(self._parts) >= MAX_PARTS:
                 self._parts.clear()
-            part = self._parts[name] = session_part(self._server, database, user, "", context)
+            part = self._parts[name] = session_part(f"{self._server} {identity}", database, user, "", context)
         return part
 
     def _fill(self, fill: Fill) -> None:

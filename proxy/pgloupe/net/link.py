@@ -75,6 +75,10 @@ class Desk(Protocol):
         """Do it now, or later and then call `again`."""
         ...
 
+    def hurry(self, session: Session, /) -> None:
+        """Its client has sent a cancel request: a statement that waits here has to be at the server when that comes."""
+        ...
+
 
 def in_flight(transport: asyncio.Transport) -> int:
     """Bytes that the system was given and that the peer has not taken yet; 0 where the system does not tell."""

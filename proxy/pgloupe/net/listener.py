@@ -42,7 +42,7 @@ from pgloupe.net.login import Peer, departed, log_in
 from pgloupe.net.tasks import Tasks
 from pgloupe.net.tls import ALPN, TlsContexts, TlsTransport, accept_tls
 from pgloupe.session.greeting import Greeting
-from pgloupe.session.session import Session
+from pgloupe.session.session import LEFT, Session
 from pgloupe.session.states import Phase
 from pgloupe.urls import Address, Upstream
 from pgloupe.wire.backend import build_error_response
@@ -64,6 +64,8 @@ GOODBYE_S: Final = 1.0
 
 GOODBYE_MOST_S: Final = 10.0
 """How long clients that read slowly are waited for."""
+
+DECLINED: Final = "the client asked for TLS and left when it was told that there is none"
 
 SHUTDOWN: Final = "terminating connection due to administrator command"
 
@@ -214,7 +216,8 @@ class Frontend(asyncio.Protocol):
             self._close()
             return
         except PgloupeError as error:
-            _log.warning("client %s: %s", self._client, str(error))
+            if self._listener.log_refusals:
+                _log.warning("client %s: %s", self._client, str(error))
             self.refuse(error)
             return
         finally:
@@ -247,6 +250,7 @@ class Frontend(asyncio.Protocol):
     async def _cancel(self, request: CancelRequest) -> None:
         try:
             listener = self._listener
+            listener.hurry(request.key)
             await cancel(listener.upstream, request.raw, listener.limits.connect_timeout_s, listener.tls)
         except ServerUnreachable as error:
             _log.warning("client %s: a cancel request got lost: %s", self._client, str(error))
@@ -258,6 +262,7 @@ class Frontend(asyncio.Protocol):
 
     def refuse(self, error: PgloupeError) -> None:
         """Say why and close."""
+        self._listener.refusal = str(error)
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(build_error_response(error.sqlstate, str(error)))
             self._transport.close()
@@ -279,6 +284,8 @@ class Frontend(asyncio.Protocol):
     def connection_lost(self, _error: Exception | None) -> None:
         self._transport = None
         self._forget()
+        if self._greeting is not None and self._greeting.declined:
+            self._listener.refusal = DECLINED
         if self._asked is not None and self._asked.waiting:
             departed(self._client)
         if self._link is not None:
@@ -311,6 +318,9 @@ class Frontend(asyncio.Protocol):
         return transport.get_write_buffer_size() + in_flight(transport) if transport is not None else 0
 
     def _link_closed(self) -> None:
+        unready = self._link.session.unready if self._link is not None else ""
+        if unready and not (unready == LEFT and self._listener.refusal):  # that says less
+            self._listener.refusal = unready
         if self._joining is not None:
             self._joining.cancel()
         if self._transport is None or not self._transport.get_write_buffer_size():
@@ -345,6 +355,10 @@ class Listener:
         self.frontends: set[Frontend] = set()
         self.admitted: set[Frontend] = set()
         """Those with a StartupMessage that was not refused."""
+        self.refusal = ""
+        """Why the last client that got no session got none; "" where each has got one."""
+        self.log_refusals = True
+        """False where whoever made the listener tells `refusal` itself."""
         self.tasks = Tasks()
         self._server: asyncio.Server | None = None
         self._sessions = 0
@@ -361,6 +375,15 @@ class Listener:
         )
         port = self._server.sockets[0].getsockname()[1]
         return Address(address.host, port)
+
+    def hurry(self, key: bytes) -> None:
+        """A cancel request with this key is about to be passed on: its session's statement must be at the server then."""
+        if self.desk is None:
+            return
+        for frontend in self.frontends:
+            link = frontend.link
+            if link is not None and link.session.cancel_key == key:
+                self.desk.hurry(link.session)
 
     def tick(self, now_s: float) -> None:
         """End the sessions whose client has been idle for too long."""

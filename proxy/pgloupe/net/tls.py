@@ -52,6 +52,7 @@ class TlsContexts:
         """For clients; None: TLS is off."""
         self.server: ssl.SSLContext | None = None
         self.catalog: ssl.SSLContext | None = None
+        self.stream: ssl.SSLContext | None = None
         self.reload(settings)
 
     def reload(self, settings: Tls | None = None) -> None:
@@ -60,13 +61,24 @@ class TlsContexts:
         client = client_side(wanted.client)
         server = server_side(wanted.server)
         catalog = server if wanted.catalog == wanted.server else server_side(wanted.catalog)
-        self.settings, self.client, self.server, self.catalog = wanted, client, server, catalog
+        stream = catalog if wanted.stream == wanted.catalog else server_side(wanted.stream)
+        self.settings, self.client, self.server = wanted, client, server
+        self.catalog, self.stream = catalog, stream
 
     def catalog_options(self) -> dict[str, Any]:
         """Keyword arguments of `asyncpg.connect` for the connection that reads the catalogs."""
-        catalog = self.settings.catalog
-        chosen = self.catalog if catalog.required else "prefer" if self.catalog is not None else False
-        return {"ssl": chosen, "direct_tls": catalog.direct}
+        return _options(self.settings.catalog, self.catalog)
+
+    def stream_options(self) -> dict[str, Any]:
+        """Likewise for the connection that reads the change stream."""
+        return _options(self.settings.stream, self.stream)
+
+
+def _options(tls: ServerTls, context: ssl.SSLContext | None) -> dict[str, Any]:
+    return {
+        "ssl": context if tls.required else "prefer" if context is not None else False,
+        "direct_tls": tls.direct,
+    }
 
 
 def client_side(tls: ClientTls) -> ssl.SSLContext | None:

@@ -36,6 +36,10 @@ class Ask:
     """The answer begins with a RowDescription."""
     columns: bytes
     """Else the one that the client was given when it had the statement described."""
+    common: bytes = b""
+    """`context` without who asks, for a rule whose answers users share; b"" for any other."""
+    roles: tuple[str, ...] = ()
+    """The roles that the session has taken on, as it wrote them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,11 +18,26 @@ from pgloupe.wire.frames import WHOLE, FrameReader
 class Capture:
     """Collects the replies of one cycle for the cache. `ticket` is the cache's; given up when anything is unusual."""
 
-    __slots__ = ("body", "complete", "limit_bytes", "row_description", "rows", "size", "spoilt", "ticket")
+    __slots__ = (
+        "body",
+        "complete",
+        "limit_bytes",
+        "limit_rows",
+        "row_description",
+        "rows",
+        "rule",
+        "size",
+        "spoilt",
+        "ticket",
+        "why",
+    )
 
-    def __init__(self, ticket: object, limit_bytes: int) -> None:
+    def __init__(self, ticket: object, limit_bytes: int, limit_rows: int = 0, rule: str = "") -> None:
         self.ticket = ticket
         self.limit_bytes = limit_bytes
+        self.limit_rows = limit_rows
+        """0 for any number."""
+        self.rule = rule
         self.row_description = b""
         self.body: list[bytes] = []
         self.size = 0
@@ -30,6 +45,8 @@ class Capture:
         self.complete = False
         """The command tag, or PortalSuspended, was seen."""
         self.spoilt = False
+        self.why = ""
+        """Why it is not to be stored: one of few fixed texts."""
 
     def take(self, code: int, raw: bytes, count: int) -> None:
         """A frame of the reply, up to its ReadyForQuery."""
@@ -37,32 +54,39 @@ class Capture:
             return
         if code == BackendCode.READY_FOR_QUERY:
             if raw[-1:] != b"I":
-                self.spoil()
+                self.spoil("an unusual reply")
+        elif code == BackendCode.ERROR_RESPONSE:
+            self.spoil("an error")
         elif count < WHOLE or code not in _STORED:
-            self.spoil()
+            self.spoil("an unusual reply")
         elif code == BackendCode.ROW_DESCRIPTION:
             self.row_description = raw
             self.size += len(raw)
         elif code == BackendCode.DATA_ROW:
             self.add(raw)
             self.rows += count
+            if 0 < self.limit_rows < self.rows:
+                self.spoil("too many rows")
         else:
             ended = code == BackendCode.PORTAL_SUSPENDED or parse_command_complete(raw).startswith("SELECT")
             if self.complete or not ended:
-                self.spoil()
+                self.spoil("an unusual reply")
             self.add(raw)
             self.complete = True
 
     def add(self, raw: bytes) -> None:
         self.size += len(raw)
         if self.size > self.limit_bytes:
-            self.spoil()
+            self.spoil("too large")
         elif not self.spoilt:
             self.body.append(raw)
 
-    def spoil(self) -> None:
-        """Not to be stored."""
+    def spoil(self, why: str) -> None:
+        """Not to be stored. The ticket is let go at once: others may wait for the answer."""
+        if not self.spoilt:
+            self.why = why
         self.spoilt = True
+        self.ticket = None
         self.body.clear()
 
 

@@ -41,6 +41,9 @@ _TEMPORARY: Final = re.compile(
 _UNSAFE_ENCODINGS: Final = frozenset({"SJIS", "BIG5", "GBK", "UHC", "GB18030", "JOHAB", "SHIFT_JIS_2004"})
 """In these a byte of a longer character may be a quote or a backslash, so text cannot be split by bytes."""
 
+_WHO: Final = frozenset({*_IDENTITY, "application_name", "session_authorization", "is_superuser"})
+"""What tells users apart, in what the server reports and in what sessions set."""
+
 _NOT_IN_KEY: Final = frozenset({"application_name", "user", "database"})
 MAX_SETTINGS: Final = 200
 MAX_SETTING: Final = 4_096
@@ -92,6 +95,17 @@ class Context:
                 parts.append("")
             self._key = "\0".join(f"{len(part)}:{part}" for part in parts).encode("utf-8", "surrogateescape")
         return self._key
+
+    def common(self) -> tuple[bytes, tuple[str, ...]]:
+        """`key()` without who asks, for a context that has one; and the roles that were taken on, as they were written."""
+        parts: list[str] = []
+        for source in (self._startup, self._reported, self._settings):
+            for name in sorted(source):
+                if name not in _WHO:
+                    parts += (name, source[name])
+            parts.append("")
+        roles = tuple([self._settings[name] for name in _IDENTITY if name in self._settings])
+        return "\0".join([f"{len(part)}:{part}" for part in parts]).encode("utf-8", "surrogateescape"), roles
 
     def readable(self) -> bool:
         """Quotes in a statement's text are where the lexer sees them."""

@@ -49,6 +49,14 @@ class Policy(Effects, Protocol):
 
     def decide(self, statement: Statement, /) -> Decision: ...
 
+    def unasked(self, statement: Statement, why: str, /) -> None:
+        """A statement goes to the server and the cache was not asked; `why` is the reason if a rule would allow it."""
+        ...
+
+    def not_stored(self, rule: str, why: str, /) -> None:
+        """The server's answer to a read that this rule allows is not one to be stored."""
+        ...
+
     def defaults_change(self, recognised: Recognised, /) -> bool:
         """It changes the settings with which sessions begin. Has counted that by `defaults_changed` then."""
         ...
@@ -85,7 +93,9 @@ class GatedSession(Session):
         self._changes_defaults = False  # a statement under way changes with what settings sessions begin
         self._released = False  # the ReadyForQuery in the queue waits for no EndWrite any more
         self._open = False  # the server waits for a Sync and holds the locks of the transaction that it will end
+        self._asked: Cacheable | None = None  # the rule of the cycle that was asked for
         self._asked_context = b""
+        self._pending_rule = ""
         self._debt = Debt()
 
     # --- frontend ---
@@ -154,6 +164,7 @@ class GatedSession(Session):
             return True
         self.holding = False
         self._cycle = cycle
+        self._asked = decision
         self._asked_context = context
         self.frontend_blocked = True
         self.actions.append(self._question(cycle, decision, context, recognised))
@@ -169,6 +180,7 @@ class GatedSession(Session):
             results = parse_bind_values(cycle.bind, offset)[2]
             parameters = parameters[: len(parameters) - 2 - 2 * len(results)]
             oids = cycle.prepared.oids
+        common, roles = (b"", ()) if rule.key_by_user else self._context.common()
         return Ask(
             rule,
             context,
@@ -181,6 +193,8 @@ class GatedSession(Session):
             late=self._open,
             described=cycle.described,
             columns=b"" if cycle.described or cycle.prepared is None else cycle.prepared.columns,
+            common=common,
+            roles=roles,
         )
 
     def answered(
@@ -190,19 +204,24 @@ class GatedSession(Session):
         ticket under which the server's answer may be stored (None: not at all)."""
         cycle = self._cycle
         self._cycle = None
+        rule = self._asked
+        self._asked = None
         self.frontend_blocked = False
-        if cycle is None or self.phase != Phase.READY:
+        if cycle is None or rule is None or self.phase != Phase.READY:
             return
         if self._context.key() != self._asked_context:
             answer = ticket = None  # the server has reported something meanwhile
         if answer is not None and self._may_answer():
-            self._reply(cycle, answer, now_s)
+            self._reply(cycle, answer, rule.rule, now_s)
         else:
             self._passing = cycle.length
-            self._pending_capture = Capture(ticket, limit_bytes) if ticket is not None else None
+            self._pending_rule = rule.rule
+            self._pending_capture = (
+                Capture(ticket, limit_bytes, rule.max_rows, rule.rule) if ticket is not None else None
+            )
         self._pump_frontend(now_s)
 
-    def _reply(self, cycle: Cycle, answer: tuple[bytes, bytes], now_s: float) -> None:
+    def _reply(self, cycle: Cycle, answer: tuple[bytes, bytes], rule: str, now_s: float) -> None:
         row_description, body = answer
         queue = self._frontend_queue
         received_s = queue[cycle.length - 1][3]
@@ -226,6 +245,7 @@ class GatedSession(Session):
             queue.popleft()
         self._passing = 1 if self._open else 0
         self._to_frontend.append(reply if self._open else reply + READY_IDLE)
+        request.cache_rule = rule
         rows, tag = split(body)
         observer.answered(request, rows, tag, received_s, now_s)
 
@@ -246,6 +266,7 @@ class GatedSession(Session):
         if self._debt.owed:
             self._pay(code, raw, count)
         self._to_backend.append(raw)
+        idle = now_s - self._sent_s >= KEEP_ALIVE_S
         self._sent_s = now_s
         request = self.observer.frontend(code, raw, count, received_s, now_s)
         if self.phase < Phase.READY:
@@ -262,10 +283,31 @@ class GatedSession(Session):
                     self.observer.unknown_effect.add(statement.sequence)
                     if self._policy.defaults_change(statement.recognised):
                         self._changes_defaults = True
-            if self._pending_capture is not None and request.kind in (Kind.EXECUTE, Kind.QUERY):
-                request.capture = self._capture = self._pending_capture
-                self._pending_capture = None
+            if self._pending_rule:
+                request.cache_rule = self._pending_rule
+                self._pending_rule = ""
+                if self._pending_capture is not None:
+                    request.capture = self._capture = self._pending_capture
+                    self._pending_capture = None
+            else:
+                for statement in request.statements:
+                    self._policy.unasked(statement, self._why_unasked(request, statement, idle))
         return True
+
+    def _why_unasked(self, request: Request, statement: Statement, idle: bool) -> str:
+        if statement.status != "I":
+            return "in a transaction block"
+        if self._context.reason:
+            return f"the session: {self._context.reason}"
+        if len(request.statements) > 1:
+            return "several statements in one Query"
+        if not statement.serial:
+            return "sent behind another statement"
+        if self._marks.held:
+            return "the session's own write"
+        if idle:
+            return "to keep the session alive"
+        return "not in a form that is answered"
 
     def _announce(self, code: int, raw: bytes, count: int) -> bool:
         """True if the frame may go on: it writes nothing, or its tables are marked."""
@@ -394,7 +436,9 @@ class GatedSession(Session):
             capture.take(code, raw, count)
             if code == BackendCode.READY_FOR_QUERY:
                 self._capture = None
-                if capture.complete and not capture.spoilt:
+                if capture.spoilt:
+                    self._policy.not_stored(capture.rule, capture.why)
+                elif capture.complete:
                     self.actions.append(Fill(capture, self.observer.last_server_s))
 
     # --- ends ---

@@ -53,6 +53,11 @@ class Greeting:
         self.secure = False
         """All this is said inside of TLS."""
 
+    @property
+    def declined(self) -> bool:
+        """The client asked for TLS and was told that there is none."""
+        return SSLRequest in self._asked and not self._tls
+
     def secured(self) -> None:
         """The handshake is done."""
         self.upgrade = None

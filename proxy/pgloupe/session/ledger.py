@@ -139,6 +139,7 @@ class Ledger:
                 columns=columns_of(request.columns),
                 decode=result.decode if result is not None else None,
                 cache="miss" if request.capture is not None else "",
+                cache_rule=request.cache_rule,
             )
         )
         self._finished_s = received_s

@@ -73,6 +73,7 @@ class Request:
 
     __slots__ = (
         "bytes",
+        "cache_rule",
         "capture",
         "columns",
         "copying_in",
@@ -117,6 +118,8 @@ class Request:
         self.sample: list[bytes] | None = None
         self.sample_bytes = 0
         self.capture: Capture | None = None
+        self.cache_rule = ""
+        """The rule under which the cache was asked for its answer, "" where it was not."""
         self.copying_in = False
         """CopyInResponse was seen and CopyDone or CopyFail was not sent yet."""
         self.doubtful = 0

@@ -34,6 +34,14 @@ UNREADY_BYTES: Final = 1 << 16
 """The longest message that is kept of a session that is not ready yet: whoever has not logged in gets little memory, and the
 server takes none that is longer."""
 
+LEFT: Final = "the client left before its login was done"
+
+UNREADY_CHARACTERS: Final = 500
+"""What is kept of the server's reason to refuse a login."""
+
+MAX_KEY_DATA: Final = 5 + 4 + 256
+"""The longest BackendKeyData that there is."""
+
 BULK_BYTES: Final = 32 << 10
 BULK_REQUESTS: Final = 50
 
@@ -52,6 +60,10 @@ class Session:
         self.actions: list[Action] = []
         self.trouble = ""
         """Why the session is OPAQUE."""
+        self.unready = LEFT
+        """Why the session has never been ready: what the server said, where it said something. "" once it has."""
+        self.cancel_key = b""
+        """What a cancel request for this session holds: the process number and the secret key."""
         self.must_close = False
         """Nonsense before the session was ready: whoever owns the sockets closes both, once what is to write is written."""
         self.frontend_blocked = False
@@ -181,8 +193,12 @@ class Session:
     def _look_backend(self, code: int, raw: bytes, count: int, received_s: float, delivered_s: float) -> None:
         if count == BROKEN:
             raise ProtocolViolation(_BROKEN_FRAME)
-        if code == BackendCode.ERROR_RESPONSE and parse_error_fields(raw).get("V", "") in ("FATAL", "PANIC"):
-            self._last_word = True
+        if code == BackendCode.ERROR_RESPONSE:
+            fields = parse_error_fields(raw)
+            if fields.get("V", "") in ("FATAL", "PANIC"):
+                self._last_word = True
+            if self.phase < Phase.READY:
+                self.unready = fields.get("M", "")[:UNREADY_CHARACTERS] or self.unready
         if self.phase == Phase.READY:
             self.observer.backend(code, raw, count, received_s, delivered_s)
         elif code == BackendCode.AUTHENTICATION:
@@ -192,9 +208,12 @@ class Session:
             self.phase = advance(self.phase, Phase.READY)
             if self.phase != Phase.READY:
                 raise ProtocolViolation("ReadyForQuery before AuthenticationOk")
+            self.unready = ""
             self._frontend_reader.limit_bytes = self._backend_reader.limit_bytes = DEFAULT_LIMIT_BYTES
         elif code == BackendCode.PARAMETER_STATUS:
             self.observer.backend(code, raw, count, received_s, delivered_s)
+        elif code == BackendCode.BACKEND_KEY_DATA and len(raw) <= MAX_KEY_DATA:
+            self.cancel_key = raw[5:]
 
     def lose_track(self, why: str) -> None:
         """Relay from now on without looking. What was outstanding has no known outcome. Not for a session that is not

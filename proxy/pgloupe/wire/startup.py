@@ -37,6 +37,11 @@ class StartupMessage:
 class CancelRequest:
     raw: bytes
 
+    @property
+    def key(self) -> bytes:
+        """The process number and the secret key, as BackendKeyData has them."""
+        return self.raw[8:]
+
 
 @dataclass(frozen=True, slots=True)
 class SSLRequest:
