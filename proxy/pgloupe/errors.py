@@ -12,6 +12,7 @@
     ├── NotEncrypted                 28000  a client came without the TLS, or the certificate, that is required
     ├── EmptyPassword                28P01  a client that was asked for its password gave none
     ├── HandshakeFailed              08006  no TLS with a peer; told as ServerUnreachable where it is the server
+    ├── ChangeStreamError            55000  the server gives no stream of changes; stays in the log, no client is told
     └── ClientLeft                   XX000  nobody is there any more who could be told
 
 The text of an error is one sentence for the person who reads it: what, where, and what to do. SQLSTATEs are those of
@@ -79,6 +80,12 @@ class NotEncrypted(PgloupeError):
     """As the server says it when no line of pg_hba.conf lets such a client in."""
 
     sqlstate = "28000"
+
+
+class ChangeStreamError(PgloupeError):
+    """There is no change stream, or it is lost. The text says why and what to do."""
+
+    sqlstate = "55000"
 
 
 class ClientLeft(PgloupeError):

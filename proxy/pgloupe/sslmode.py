@@ -73,11 +73,12 @@ class ServerTls:
 
 @dataclass(frozen=True, slots=True)
 class Tls:
-    """Both sides, and the connection that reads the catalogs."""
+    """Both sides, and the connections that read the catalogs and the change stream."""
 
     client: ClientTls = ClientTls()
     server: ServerTls = ServerTls()
     catalog: ServerTls = ServerTls()
+    stream: ServerTls = ServerTls()
 
 
 def parse_mode(value: object) -> str:
