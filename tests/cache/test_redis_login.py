@@ -20,7 +20,7 @@ ONE = entry("one")
 
 ACL = (
     "~pgloupe:* +select +client|setname +info +time +wait +cluster|slots +role +script|load +evalsha "
-    "+get +set +hget +hset +hsetnx +hdel +hgetall +hkeys +pexpire"
+    "+get +set +del +hget +hset +hsetnx +hdel +hgetall +hkeys +pexpire"
 )
 """As in docs/cache.md."""
 
