@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
+import psycopg
 import pytest
+from psycopg import pq
 from psycopg.conninfo import conninfo_to_dict
 
-from pgloupe.urls import Address, parse_upstream, rewrite
+from pgloupe.urls import Address, check_parameters, parse_upstream, rewrite
 
 HERE = Address("127.0.0.1", 6432)
 
@@ -44,3 +48,25 @@ def test_a_rewritten_url_is_that_of_the_upstream_in_its_parameters_too() -> None
 def test_a_rewritten_url_keeps_a_password_that_the_upstream_does_not_name() -> None:
     url = "postgresql://app@db/shop?password=mine"
     assert conninfo_to_dict(rewrite(url, HERE, parse_upstream("postgresql://app@db/shop")))["password"] == "mine"
+
+
+def test_each_parameter_that_libpq_knows_is_accepted() -> None:
+    for option in pq.Conninfo.get_defaults():
+        check_parameters(f"postgresql://db/shop?{option.keyword.decode()}=x")
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("applicaton_name", "did you mean 'application_name'?"),
+        ("connect_timout", "did you mean 'connect_timeout'?"),
+        ("Application_Name", "did you mean 'application_name'?"),
+        ("zzz", "libpq does not know it either, so take it out"),
+    ],
+)
+def test_a_parameter_that_libpq_refuses_is_refused_with_the_nearest(name: str, hint: str) -> None:
+    for value in ("x", ""):
+        with pytest.raises(psycopg.ProgrammingError, match="invalid URI query parameter"):
+            conninfo_to_dict(f"postgresql://db/shop?{name}={value}")
+        with pytest.raises(ValueError, match=re.escape(f"unknown parameter {name!r} in the URL; {hint}")):
+            check_parameters(f"postgresql://db/shop?{name}={value}")

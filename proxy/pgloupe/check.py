@@ -1,7 +1,8 @@
 """`pgloupe check`: run a command behind a proxy of its own, then report.
 
 The command finds the proxy in its environment. Signals: Ctrl-C reaches the command by the terminal, so it is left alone
-here; SIGTERM is passed on. In both cases the report of what was seen until then is written.
+here; SIGTERM is passed on. In both cases the command's end is waited for and the report of what was seen until then is
+written.
 
 Exit code: the command's own if it is not 0 (128 + n after signal n, 127 where it cannot be found, 126 where it cannot be
 run); else 1 if a finding or a query budget fails the check; else 0.
@@ -26,12 +27,13 @@ import uvloop
 from pgloupe.app import App
 from pgloupe.config import Settings
 from pgloupe.errors import SettingsError
+from pgloupe.net.listener import DECLINED
 from pgloupe.report import baseline, github, markdown
 from pgloupe.report.budget import MAX_QUERIES
 from pgloupe.report.ignores import RULES
 from pgloupe.report.render import render
 from pgloupe.report.verdict import judge
-from pgloupe.report.wording import places, plural
+from pgloupe.report.wording import places, plural, verdict
 from pgloupe.urls import Address, Upstream, parse_upstream, proxy_url, rewrite
 
 _LEFT_OUT: Final = frozenset(
@@ -52,6 +54,15 @@ _LEFT_OUT: Final = frozenset(
         "PGSSLNEGOTIATION",
         "PGSSLROOTCERT",
     }
+)
+
+_FOR_PROGRAMS: Final = ("json", "sarif", "junit")
+
+_NOT_STARTED: Final = "the command could not be run"
+
+_ADVICE: Final = (
+    "It has to take the server from DATABASE_URL, or PGHOST and PGPORT, of its environment; --env NAME rewrites further "
+    "variables"
 )
 
 SETTLE_S: Final = 5.0
@@ -126,13 +137,14 @@ def environment(
     return out
 
 
-async def _run_command(command: tuple[str, ...], env: dict[str, str]) -> int:
+async def _run_command(command: tuple[str, ...], env: dict[str, str]) -> tuple[int, bool]:
+    """Its exit code, and whether it was started at all."""
     loop = asyncio.get_running_loop()
     try:
         process = await asyncio.create_subprocess_exec(*command, env=env)
     except OSError as error:
         sys.stderr.write(f"pgloupe: cannot run {command[0]}: {(error.strerror or str(error)).lower()}\n")
-        return 127 if isinstance(error, FileNotFoundError) else 126
+        return (127 if isinstance(error, FileNotFoundError) else 126), False
 
     def pass_on() -> None:
         if process.returncode is None:
@@ -141,7 +153,30 @@ async def _run_command(command: tuple[str, ...], env: dict[str, str]) -> int:
     loop.add_signal_handler(signal.SIGTERM, pass_on)
     loop.add_signal_handler(signal.SIGINT, lambda: None)
     code = await process.wait()
-    return 128 - code if code < 0 else code
+    return (128 - code if code < 0 else code), True
+
+
+def _unchecked(app: App, code: int, started: bool) -> str:
+    """Why no statement came through the proxy, and what to do, without a full stop; "" where one did."""
+    if app.statements:
+        return ""
+    if not started:
+        return _NOT_STARTED
+    ended = f"the command ended with {code}" if code else "the command ended"
+    refusal = app.listener.refusal
+    if refusal == DECLINED:
+        return (
+            f"{ended}, and the client asked for TLS: the proxy that a check starts is on this machine and has none, so "
+            "sslmode=require must not be set in the code of the command"
+        )
+    if refusal:
+        return f"{ended}, and its last connection failed: {refusal}"
+    if app.sessions:
+        return f"{ended}, and it logged in to the database but sent no statement"
+    if code in (126, 127):
+        what = "found" if code == 127 else "executed"
+        return f"{ended}, which is what a shell says of a command that cannot be {what}"
+    return f"{ended} without connecting to the proxy. {_ADVICE}"
 
 
 async def _check(
@@ -154,10 +189,11 @@ async def _check(
         slow_findings=plan.slow_findings,
         max_queries=_max_queries(plan.max_queries),
     )
+    app.listener.log_refusals = False  # the command is told, and the report says it
     address = await app.start()
     try:
         env = environment(os.environ, settings.upstream, address, plan.variables)
-        code = await _run_command(plan.command, env)
+        code, started = await _run_command(plan.command, env)
         # the command's connections are closed, but what came last may still be in the sockets
         deadline = asyncio.get_running_loop().time() + SETTLE_S
         while app.listener.frontends and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110 (no event says it)
@@ -173,6 +209,7 @@ async def _check(
         command=code,
         baseline=known,
         ignored=app.ignores.keys(),
+        unchecked=_unchecked(app, code, started),
     )
 
 
@@ -180,7 +217,7 @@ def _for_github(report: Mapping[str, Any], plan: Plan) -> None:
     """Annotations, and the report in Markdown for the summary of the job. Both streams of a step are read by the runner;
     a report for programs on standard output stays whole."""
     if plan.format != "github":
-        machine = plan.output in (None, "-") and plan.format in ("json", "sarif", "junit")
+        machine = plan.output in (None, "-") and plan.format in _FOR_PROGRAMS
         stream = sys.stderr if machine else sys.stdout
         commands = github.workflow_commands(report)
         encoding = stream.encoding or "utf-8"
@@ -229,11 +266,10 @@ def check(settings: Settings, plan: Plan) -> int:
         sys.stderr.write(_result(report, output))
     if os.environ.get("GITHUB_ACTIONS") == "true" or plan.format == "github":
         _for_github(report, plan)
-    if not report["statements"]:
-        sys.stderr.write(
-            "pgloupe: no statement came through the proxy, so nothing was checked: does the command use DATABASE_URL or "
-            "PGHOST and PGPORT from its environment? --env NAME rewrites further variables\n"
-        )
+    # else it stands in the report that they see, or has been said
+    unseen = output is not None or plan.format in _FOR_PROGRAMS
+    if not report["statements"] and unseen and report["check"]["unchecked"] != _NOT_STARTED:
+        sys.stderr.write(f"pgloupe: {verdict(report)[0].lower()}{verdict(report)[1:].rstrip('.')}\n")
     if code:
         return code
     return 1 if report["check"]["failed"] else 0

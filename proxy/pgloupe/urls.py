@@ -48,6 +48,43 @@ _TLS_PARAMETERS: Final = frozenset(
 )
 """Of libpq and of drivers that have more: how a connection is encrypted and who has to prove what."""
 
+_LIBPQ_PARAMETERS: Final = frozenset(
+    {
+        "application_name",
+        "client_encoding",
+        "connect_timeout",
+        "dbname",
+        "fallback_application_name",
+        "host",
+        "hostaddr",
+        "keepalives",
+        "keepalives_count",
+        "keepalives_idle",
+        "keepalives_interval",
+        "load_balance_hosts",
+        "max_protocol_version",
+        "min_protocol_version",
+        "oauth_client_id",
+        "oauth_client_secret",
+        "oauth_issuer",
+        "oauth_scope",
+        "options",
+        "passfile",
+        "password",
+        "port",
+        "replication",
+        "requirepeer",
+        "scram_client_key",
+        "scram_server_key",
+        "service",
+        "servicefile",
+        "target_session_attrs",
+        "tcp_user_timeout",
+        "user",
+    }
+)
+"""Those of libpq 18 that have nothing to do with encryption. Most mean nothing to a proxy."""
+
 _SSL_VALUES: Final = {"true": "require", "1": "require", "false": "disable", "0": "disable"}
 _NOT_DONE: Final = ("sslcrl", "sslcrldir", "sslpassword")
 
@@ -183,6 +220,17 @@ def _check_spelling(query: Mapping[str, str]) -> None:
         close = difflib.get_close_matches(name.lower(), _ENCRYPTION, 1, 0.8)
         if close and name not in _TLS_PARAMETERS:
             raise ValueError(f"unknown parameter {name!r} in the URL; did you mean {close[0]!r}?")
+
+
+def check_parameters(url: str) -> None:
+    """Raises ValueError for a parameter that libpq does not know, as libpq does. Not for the URL of an application, whose
+    driver may know more of them."""
+    known = _LIBPQ_PARAMETERS | _TLS_PARAMETERS
+    for name, _ in parse_qsl(urlsplit(url).query, keep_blank_values=True):
+        if name not in known:
+            close = difflib.get_close_matches(name.lower(), sorted(known), 1, 0.7)
+            hint = f"did you mean {close[0]!r}?" if close else "libpq does not know it either, so take it out"
+            raise ValueError(f"unknown parameter {name!r} in the URL; {hint}")
 
 
 def shown(text: str) -> str:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
+from xml.etree import ElementTree as ET
 
 import psycopg
 import pytest
 
 from support.proxy import pgloupe
-from support.servers import Postgres
+from support.servers import PASSWORDS, Postgres
 
 PROGRAM = str(Path(__file__).parents[1] / "programs" / "loop.py")
 POSTS = 8
@@ -137,11 +140,155 @@ def test_a_database_url_that_was_not_set_has_the_scheme_that_every_library_takes
     assert url == f"postgresql://app:s%40fe@127.0.0.1:{port}/shop"
 
 
-def test_a_command_that_never_reached_the_proxy_is_said(blog: str, tmp_path: Path) -> None:
-    done, report = run(blog, tmp_path, command=[sys.executable, "-c", "print('hello')"])
+LOGIN = "import os, psycopg\ntry: psycopg.connect(os.environ['DATABASE_URL'])\nexcept psycopg.Error: print('refused')"
+ADVICE = "DATABASE_URL, or PGHOST and PGPORT"
+
+
+def text_of(url: str, *command: str) -> tuple[int, str, str]:
+    """Exit code, the report as one line, and standard error."""
+    done = pgloupe("check", "--upstream", url, "--", *command)
+    assert "Check passed" not in done.stdout
+    return done.returncode, " ".join(done.stdout.split()), done.stderr
+
+
+def test_a_command_that_never_reached_the_proxy_has_checked_nothing_and_is_told_once_what_to_do(
+    blog: str, tmp_path: Path
+) -> None:
+    code, out, errors = text_of(blog, "true")
+    assert (code, errors) == (0, "")
+    assert "Nothing was checked: the command ended without connecting to the proxy." in out
+    assert out.count(ADVICE) == 1
+    done, report = run(blog, tmp_path, command=["true"])
+    assert (done.returncode, report["statements"]) == (0, 0)
+    assert done.stderr.count("nothing was checked: the command ended without connecting") == 1
+    assert ADVICE in report["check"]["unchecked"]
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "words"),
+    [
+        ("exit 3", 3, "the command ended with 3 without connecting to the proxy. It has to take"),
+        ("no-such-program-here", 127, "ended with 127, which is what a shell says of a command that cannot be found."),
+        ("/etc/passwd", 126, "ended with 126, which is what a shell says of a command that cannot be executed."),
+    ],
+)
+def test_a_command_that_failed_before_it_connected_keeps_its_code(
+    blog: str, script: str, code: int, words: str
+) -> None:
+    found, out, _ = text_of(blog, "sh", "-c", script)
+    assert found == code
+    assert f"Nothing was checked: the command {words.removeprefix('the command ')}" in out
+    assert (ADVICE in out) == (code == 3)
+
+
+@pytest.mark.parametrize(("command", "code"), [("no-such-program-here", 127), ("/etc/passwd", 126)])
+def test_a_command_that_cannot_be_run_is_said_without_advice(blog: str, command: str, code: int) -> None:
+    found, out, errors = text_of(blog, command)
+    assert found == code
+    assert "Nothing was checked: the command could not be run." in out
+    assert errors.startswith(f"pgloupe: cannot run {command}: ")
+    assert ADVICE not in out + errors
+    assert len(errors.splitlines()) == 1
+
+
+def test_a_wrong_password_is_why_nothing_was_checked(postgres: Postgres) -> None:
+    url = postgres.url_for("app", postgres.dbname).replace(quote(PASSWORDS["app"], safe=""), "wrong")
+    code, out, errors = text_of(url, sys.executable, "-c", LOGIN)
+    assert (code, errors) == (0, "")
+    assert 'its last connection failed: password authentication failed for user "app".' in out
+    assert ADVICE not in out
+
+
+def test_a_server_that_is_not_there_is_why_nothing_was_checked() -> None:
+    code, out, errors = text_of("postgres://u:p@127.0.0.1:1/db", sys.executable, "-c", LOGIN)
+    assert (code, errors) == (0, "")
+    assert "Nothing was checked: the command ended, and its last connection failed: no connection to the server" in out
+    assert out.endswith("127.0.0.1:1: Connection refused.")
+    assert ADVICE not in out
+
+
+def test_a_command_that_insists_on_tls_is_told_that_the_proxy_has_none(blog: str) -> None:
+    code = "import os, psycopg\npsycopg.connect(os.environ['DATABASE_URL'], sslmode='require')"
+    found, out, _ = text_of(blog, sys.executable, "-c", code)
+    assert found == 1
+    assert "the client asked for TLS" in out
+    assert "sslmode=require must not be set" in out
+
+
+def test_a_command_that_logs_in_and_sends_nothing_has_checked_nothing(blog: str) -> None:
+    _, out, errors = text_of(blog, sys.executable, "-c", LOGIN)
+    assert "Nothing was checked: the command ended, and it logged in to the database but sent no statement." in out
+    assert errors == ""
+
+
+@pytest.mark.parametrize(("number", "reaches"), [(signal.SIGTERM, True), (signal.SIGINT, False)])
+def test_a_signal_leaves_the_report_of_what_was_seen(blog: str, tmp_path: Path, number: int, reaches: bool) -> None:
+    """SIGTERM is passed on; SIGINT, which a terminal sends to the command as well, is not."""
+    code = (
+        "import os, psycopg, signal, sys\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(7))\n"
+        "signal.signal(signal.SIGINT, lambda *_: sys.exit(8))\n"
+        "connection = psycopg.connect(os.environ['DATABASE_URL'], autocommit=True)\n"
+        "connection.execute('SELECT 1')\n"
+        "print('ready', flush=True)\n"
+        "sys.stdin.readline()\n"
+    )
+    output = tmp_path / "report.json"
+    options = ["--upstream", blog, "--format", "json", "--output", str(output)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pgloupe", "check", *options, "--", sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    assert process.stdin is not None
+    process.send_signal(number)
+    if not reaches:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    assert process.wait(60) == (7 if reaches else 0)  # standard input stays open: its end would end the command
+    process.stdin.close()
+    process.stdout.close()
+    assert json.loads(output.read_text())["statements"] == 1
+
+
+@pytest.mark.parametrize("form", ["junit", "markdown", "github", "sarif"])
+def test_no_format_says_that_a_check_of_nothing_passed(form: str) -> None:
+    done = pgloupe("check", "--upstream", "postgres://u@h/db", "--format", form, "--", "true")
     assert done.returncode == 0
-    assert report["statements"] == 0
-    assert "no statement came through the proxy" in done.stderr
+    assert "passed" not in done.stdout.lower()
+    assert "othing was checked: the command ended without connecting" in done.stdout + done.stderr
+    if form == "junit":
+        assert len(ET.fromstring(done.stdout).findall(".//skipped")) == 1
+    if form == "github":
+        assert done.stdout.startswith("::warning title=pgloupe::Nothing was checked: ")
+
+
+def test_the_source_of_a_wrong_url_is_named() -> None:
+    wrong = "postgres://u@h/db?sslmode=prefer&sslnegotiation=direct"
+    for arguments, environ, source in (
+        (["--upstream", wrong], {}, "--upstream"),
+        ([], {"PGLOUPE_UPSTREAM": wrong}, "PGLOUPE_UPSTREAM"),
+        ([], {"DATABASE_URL": wrong}, "DATABASE_URL"),
+        ([], {"DATABASE_URL": "postgres://u@h:x/db"}, "DATABASE_URL"),
+    ):
+        done = pgloupe("check", *arguments, "--", "true", environ=environ)
+        assert done.returncode == 2
+        assert done.stderr.startswith(f"pgloupe: {source}: ")
+
+
+def test_a_variable_that_is_nearly_a_setting_is_a_warning() -> None:
+    environ = {"PGLOUPE_SLOW_MSS": "1", "PGLOUPE_SERVICE_PORT": "6432", "PGLOUPE_TEST_SLOW_MSS": "1"}
+    done = pgloupe("check", "--upstream", "postgres://u@h/db", "--", "true", environ=environ)
+    assert done.returncode == 0
+    assert done.stderr == "pgloupe: PGLOUPE_SLOW_MSS is no setting and is ignored; did you mean PGLOUPE_SLOW_MS?\n"
+
+
+def test_the_help_says_what_a_limit_for_slow_statements_does() -> None:
+    assert "fail the check as slow_query; by default none does" in " ".join(pgloupe("check", "--help").stdout.split())
+    assert "go to the slow log; 0: all. [default: 100]" in " ".join(pgloupe("serve", "--help").stdout.split())
 
 
 def test_a_limit_for_the_slow_log_fails_no_check_but_one_on_the_command_line_does(blog: str, tmp_path: Path) -> None:
@@ -198,7 +345,8 @@ def test_values_are_shown_on_request_only(blog: str, tmp_path: Path) -> None:
         (["--upstream", "postgres://u@h/db", "--config", "/nowhere.toml"], ["--config", "/nowhere.toml"]),
         (["--upstream", "postgres://u@h/db", "--slow-ms", "quick"], ["--slow-ms", "quick"]),
         (["--upstream", "postgres://u@h/db?sslmode=strict"], ["--upstream", "sslmode=strict"]),
-        ([], ["no upstream", "--upstream", "PGLOUPE_UPSTREAM"]),
+        ([], ["no upstream", "--upstream", "PGLOUPE_UPSTREAM", "DATABASE_URL", "pgloupe.toml"]),
+        (["--upstream", "postgres://u@h/db?applicaton_name=x"], ["--upstream", "did you mean 'application_name'?"]),
         (["--upstream", "postgres://u@h/db", "--format", "xml"], ["--format", "xml"]),
         (["--upstream", "postgres://u@h/db", "--ouput", "r.json"], ["--ouput", "--output"]),
     ],

@@ -34,12 +34,14 @@ def test_a_rule_is_printed_as_its_file_has_it(name: str) -> None:
     assert "\x1b" not in done.stdout
 
 
-def test_a_wrong_name_names_the_nearest() -> None:
+def test_a_wrong_name_names_the_nearest_and_the_rules_there_are() -> None:
+    known = "The rules are n_plus_one, n_plus_one_write, redundant_query, slow_query"
     for wrong, right in (("n-plus-one", "n_plus_one"), ("redundant", "redundant_query"), ("slow", "slow_query")):
         done = pgloupe("rule", wrong)
         assert (done.returncode, done.stdout) == (2, "")
-        assert done.stderr == f"pgloupe: there is no rule {wrong!r}; did you mean {right!r}?\n"
-    assert "rules are n_plus_one, n_plus_one_write" in pgloupe("rule", "zzz").stderr
+        assert done.stderr == f"pgloupe: there is no rule {wrong!r}; did you mean {right!r}? {known}\n"
+    assert pgloupe("rule", "zzz").stderr == f"pgloupe: there is no rule 'zzz'; {known}\n"
+    assert pgloupe("rule", "nope").stderr.endswith(f"? {known}\n")
 
 
 def test_what_is_documented_is_what_the_engine_runs_and_what_may_fail_a_check() -> None:

@@ -95,6 +95,20 @@ def test_settings_come_from_flags_then_variables_then_the_file(postgres: Postgre
         assert '"SELECT $1"' in serve.errors()
 
 
+def test_what_the_cache_cannot_reach_is_logged_once_each(tmp_path: Path) -> None:
+    (tmp_path / "pgloupe.toml").write_text(
+        '[cache]\nredis = "redis://127.0.0.1:1/0"\n[[cache.allow]]\ntables = ["item"]\nttl = "60s"\n'
+    )
+    with Serve("--upstream", "postgres://u:p@127.0.0.1:2/db", cwd=str(tmp_path)) as serve:
+        assert serve.stop() == 0
+        errors = serve.errors()
+    assert errors.count("catalogs cannot be read") == 1
+    assert errors.count("every write invalidates every answer") == 1
+    (redis,) = [line for line in errors.splitlines() if "redis is not usable" in line]
+    assert "; the server answers every read until it is" in redis
+    assert ".;" not in redis
+
+
 BAD_FILES = [
     ("slow_m = 5", ["unknown key 'slow_m'", "'slow_ms'"]),
     ("[cache]\nredis_url = 'redis://h'", ["unknown key 'cache.redis_url'", "'cache.redis'"]),
@@ -180,7 +194,7 @@ def test_a_line_that_is_no_json_string_is_named_and_the_others_are_answered() ->
     done = pgloupe("fingerprint", stdin='"SELECT 1"\nSELECT 2\n"SELECT 3"\n')
     assert done.returncode == 2
     assert len(done.stdout.splitlines()) == 2
-    assert done.stderr == "pgloupe: line 2: not a JSON string\n"
+    assert done.stderr == ('pgloupe: line 2: not a JSON string, such as "SELECT name FROM author WHERE id = 1"\n')
 
 
 @pytest.mark.parametrize(("arguments", "word"), [(["sevre"], "sevre"), (["serve", "--upsteam", "x"], "--upsteam")])

@@ -72,6 +72,7 @@ def test_findings_keep_their_form_and_the_verdict_stands_beside_them() -> None:
         "failed": True,
         "fail_on": sorted(RULES),
         "command": 0,
+        "unchecked": "",
         "findings": [
             {"id": "n_plus_one:c0ffee0000000001:post", "status": "new", "fails": True},
             {"id": "redundant_query:c0ffee0000000003", "status": "new", "fails": True},
@@ -192,7 +193,10 @@ def test_text_shows_new_ones_whole_and_the_others_as_a_line(tmp_path: Path) -> N
     assert "  fixed    N+1 query: tag is read once per row of post [ffffffffffffffff]" in lines
     flat = " ".join(out.split())
     assert '[[ignore]] rule 1 (tables = ["tag"]; reason: two at most): matched nothing, delete it' in flat
-    assert lines[-1] == "Check failed: 2 new findings and 1 place over the query budget."
+    assert lines[-2:] == [
+        "Check failed: 2 new findings and 1 place over the query budget.",
+        "--show-values adds each query with its values, to paste into psql.",
+    ]
 
 
 def test_markdown_has_a_table_and_lists(tmp_path: Path) -> None:

@@ -46,13 +46,16 @@ def command(level: str, text: str, **properties: str) -> str:
 
 
 def workflow_commands(report: Mapping[str, Any]) -> str:
-    """A workflow command for each finding and each place over the budget, a line each; "" where there is none."""
+    """A workflow command for each finding and each place over the budget, and one where nothing was checked, a line each;
+    "" where there is none."""
     lines = []
     for finding, one in judged(report, "new"):
         lines.append(_finding(finding, "error" if one["fails"] else "warning"))
     for place in places(report, "new"):
         lines.append(_place(place, report["budget"]["max_queries"]))
     lines.sort(key=lambda line: not line.startswith("::error"))
+    if report.get("check") and not report["statements"]:
+        lines.append(command("warning", verdict(report), title="pgloupe"))
     known = len(judged(report, "known")) + len(places(report, "known"))
     if known:
         sentences = [headline(finding) for finding, _ in judged(report, "known")]

@@ -1,7 +1,8 @@
 """The report as JUnit XML, which every CI service can show: a finding that fails the check is a failed test case, one that is
 known or does not fail a skipped one, and one that is fixed a case that passed. Names are the same from run to run.
 
-Where nothing was found there is one case that passed, because a suite without cases is shown as missing or broken.
+Where nothing was found there is one case that passed, because a suite without cases is shown as missing or broken; where nothing
+was checked it is skipped.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 from pgloupe.report.wording import (
+    example,
     figures,
     fixed,
     headline,
@@ -26,6 +28,7 @@ from pgloupe.report.wording import (
     tags,
     title,
 )
+from pgloupe.report.wording import verdict as outcome
 
 
 def render(report: Mapping[str, Any]) -> str:
@@ -38,7 +41,9 @@ def render(report: Mapping[str, Any]) -> str:
     for line in fixed(report):
         ET.SubElement(suite, "testcase", {"classname": "pgloupe.fixed", "name": line, "time": "0.000"})
     if not len(suite):
-        ET.SubElement(suite, "testcase", {"classname": "pgloupe", "name": "nothing found", "time": "0.000"})
+        case = ET.SubElement(suite, "testcase", {"classname": "pgloupe", "name": "nothing found", "time": "0.000"})
+        if report.get("check") and not report["statements"]:
+            ET.SubElement(case, "skipped", {"message": outcome(report)})
     counts = {
         "tests": str(len(suite)),
         "failures": str(len(suite.findall("./testcase/failure"))),
@@ -101,6 +106,6 @@ def _case(suite: ET.Element, finding: Mapping[str, Any], verdict: Mapping[str, A
         lines += ["", f"Parent: {printable(parent['template'], 2000)}"]
     lines += ["", f"Query: {printable(finding['template'], 2000)}"]
     if advice is not None:
-        lines += ["", f"Instead: {printable(advice['text'])}", printable(advice["sql"])]
+        lines += ["", f"Instead: {printable(advice['text'])}", printable(advice["sql"]), example(finding)]
     failure = ET.SubElement(case, "failure", {"type": one_line(finding["rule"]), "message": sentence})
     failure.text = "\n".join(lines).rstrip()

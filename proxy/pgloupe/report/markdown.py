@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from pgloupe.report.wording import (
+    example,
     figures,
     fixed,
     headline,
@@ -55,10 +56,10 @@ def code(text: str) -> str:
     return f"{marks} {line} {marks}" if len(marks) > 1 else f"`{line}`"
 
 
-def fence(text: str, language: str = "sql") -> list[str]:
+def fence(text: str, language: str = "sql", limit: int | None = MAX_SQL_CHARACTERS) -> list[str]:
     """A fenced block."""
     marks = "`" * max(3, _longest_run(text) + 1)
-    return [marks + language, printable(text, MAX_SQL_CHARACTERS), marks]
+    return [marks + language, printable(text, limit), marks]
 
 
 def prose(text: str) -> str:
@@ -66,8 +67,8 @@ def prose(text: str) -> str:
     return _SPECIAL.sub(r"\\\1", one_line(text))
 
 
-def render(report: Mapping[str, Any]) -> str:
-    """The report that `Report.to_dict` gives."""
+def render(report: Mapping[str, Any], encoding: str = "utf-8") -> str:
+    """The report that `Report.to_dict` gives, for a stream of this encoding."""
     lines = ["## pgloupe", "", prose(summary(report)), ""]
     if verdict(report):
         lines += [f"**{prose(verdict(report))}**", ""]
@@ -75,7 +76,7 @@ def render(report: Mapping[str, Any]) -> str:
     over = places(report, "new")
     if len(new) > 1:
         lines += [*_table(new), ""]
-    sections = [_finding(number, finding) for number, finding in enumerate(new, 1)]
+    sections = [_finding(number, finding, encoding) for number, finding in enumerate(new, 1)]
     sections += [_place(place, report["budget"]["max_queries"]) for place in over]
     known = [
         f"{prose(title(finding['rule']))}: {prose(one_line(headline(finding), MAX_LINE))} {code(one_line(finding['fingerprint'], 80))}"
@@ -123,7 +124,7 @@ def _list(heading: str, items: list[str]) -> list[str]:
     return [*lines, ""]
 
 
-def _finding(number: int, finding: Mapping[str, Any]) -> list[str]:
+def _finding(number: int, finding: Mapping[str, Any], encoding: str) -> list[str]:
     lines = [f"### {number}. {prose(title(finding['rule']))}: {prose(headline(finding))}", ""]
     lines += [f"- {prose(finding['severity'])}, {prose(finding['confidence'])}", f"- {figures(finding)}"]
     columns = link(finding)
@@ -142,6 +143,9 @@ def _finding(number: int, finding: Mapping[str, Any]) -> list[str]:
         lines += [f"**Instead:** {prose(advice['text'])}", ""]
         if advice["sql"]:
             lines += [*fence(advice["sql"]), ""]
+        query = example(finding, encoding)
+        if query:
+            lines += ["In psql, with the values of this run:", "", *fence(query, limit=None), ""]
     return lines
 
 

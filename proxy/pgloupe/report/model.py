@@ -9,8 +9,9 @@ as one, with the largest repeat count and the number of times it was seen. What 
 - where nothing was known of the parent, the finding joins the costliest one of the same rule and child that has a parent:
   a loop whose first query came before the connection was watched is not a second problem.
 
-By default a report holds no value that the application sent: `samples` then holds the template. Statements as sent are
-included only on request, because drivers that inline literals put personal data there.
+By default a report holds no value that the application sent: `samples` then holds the template. Statements as sent, and the
+query of the advice with the values of a loop (`advice.example`), are included only on request, because there is personal data in
+them.
 
 Memory is bounded: findings, tags and samples are, and what falls out is counted.
 """
@@ -22,6 +23,7 @@ from heapq import nsmallest
 from math import isfinite
 from typing import Any, Final
 
+from pgloupe_rules.example import example_of
 from pgloupe_rules.types import Advice, Child, Confidence, Finding, Parent, Severity
 
 VERSION: Final = 1
@@ -62,6 +64,7 @@ class Total:
             finding.advice,
             session=finding.session,
             foreign_key=finding.foreign_key,
+            sent=finding.sent,
         )
         self.occurrences = 1
         self.evidence = _evidence(finding)
@@ -81,10 +84,16 @@ class Total:
             self.evidence = max(evidence, self.evidence)
             mine.foreign_key = finding.foreign_key
             mine.parent, mine.child = finding.parent, finding.child or mine.child
-            mine.advice = finding.advice or mine.advice
+            if finding.advice is not None:
+                mine.advice, mine.sent = (
+                    finding.advice,
+                    finding.sent or (mine.sent if _says_the_same(mine, finding) else None),
+                )
         else:
             mine.parent, mine.child = mine.parent or finding.parent, mine.child or finding.child
             mine.advice = mine.advice or finding.advice
+            if mine.sent is None and _says_the_same(mine, finding):
+                mine.sent = finding.sent
         if finding.confidence is Confidence.PROVEN:
             mine.confidence = Confidence.PROVEN
         if _RANK[finding.severity] < _RANK[mine.severity]:
@@ -127,6 +136,12 @@ def _finite(value: float) -> float:
 
 def _evidence(finding: Finding) -> tuple[bool, bool, int]:
     return finding.confidence is Confidence.PROVEN, finding.parent is not None, finding.count
+
+
+def _says_the_same(one: Finding, other: Finding) -> bool:
+    """Whether the values of one fit the advice of the other."""
+    mine, its = one.advice, other.advice
+    return mine is not None and its is not None and (mine.sql, mine.roles) == (its.sql, its.roles)
 
 
 def _named(finding: Finding) -> bool:
@@ -203,12 +218,14 @@ class Report:
         covered: Callable[[Finding], bool] | None = None,
     ) -> dict[str, Any]:
         """The report as its JSON has it. `statistics` are the rows of `ops.statistics`; `show_values` puts statements
-        as sent into `samples`, where otherwise the template stands; `covered` is as for `totals`."""
+        as sent into `samples`, where otherwise the template stands, and says `"values": true`; `covered` is as for
+        `totals`."""
         return {
             "version": VERSION,
             "statements": statements,
             "sessions": sessions,
             "duration_s": round(_finite(duration_s), 3),
+            **({"values": True} if show_values else {}),
             "findings": [_finding(total, show_values) for total in self.totals(covered)],
             "statistics": [dict(row) for row in statistics],
         }
@@ -238,7 +255,7 @@ def _finding(total: Total, show_values: bool) -> dict[str, Any]:
         "parent": _parent(finding.parent),
         "child": _child(finding.child),
         **({"foreign_key": finding.foreign_key} if finding.foreign_key else {}),
-        "advice": _advice(finding.advice),
+        "advice": _advice(finding.advice, example_of(finding) if show_values else ""),
         "tags": {name: list(values) for name, values in finding.tags.items()},
         "samples": list(finding.samples) if show_values else [finding.template[:MAX_SAMPLE_CHARACTERS]],
     }
@@ -269,5 +286,8 @@ def _child(child: Child | None) -> dict[str, Any] | None:
     )
 
 
-def _advice(advice: Advice | None) -> dict[str, Any] | None:
-    return None if advice is None else {"kind": advice.kind, "sql": advice.sql, "text": advice.text}
+def _advice(advice: Advice | None, example: str) -> dict[str, Any] | None:
+    if advice is None:
+        return None
+    shown = {"kind": advice.kind, "sql": advice.sql, "text": advice.text}
+    return {**shown, "example": example} if example else shown

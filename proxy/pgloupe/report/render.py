@@ -25,7 +25,7 @@ def render(report: Mapping[str, Any], format: str, stream: TextIO) -> None:
         stream.write(json.dumps(report, indent=2) + "\n")
     elif format == "markdown":
         encoding = getattr(stream, "encoding", None) or "utf-8"
-        stream.write(markdown.render(report).encode(encoding, "replace").decode(encoding))
+        stream.write(markdown.render(report, encoding).encode(encoding, "replace").decode(encoding))
     elif format == "github":
         encoding = getattr(stream, "encoding", None) or "utf-8"
         stream.write(github.render(report).encode(encoding, "replace").decode(encoding))

@@ -58,8 +58,8 @@ def rule_doc(name: str) -> RuleDoc:
     file = FILES.get(name)
     if file is None:
         known = difflib.get_close_matches(name.lower().replace("-", "_").replace("+", "_plus_"), FILES, 1, 0.4)
-        hint = f"did you mean {known[0]!r}?" if known else f"rules are {', '.join(FILES)}"
-        raise SettingsError(f"there is no rule {name!r}; {hint}")
+        hint = f"did you mean {known[0]!r}? " if known else ""
+        raise SettingsError(f"there is no rule {name!r}; {hint}The rules are {', '.join(FILES)}")
     source = resources.files("pgloupe_rules").joinpath(file).read_text(encoding="utf-8")
     return parse(ast.get_docstring(ast.parse(source)) or "")
 

@@ -17,6 +17,7 @@ from pgloupe.report.baseline import identity
 from pgloupe.report.wording import (
     HELP,
     TITLES,
+    example,
     figures,
     headline,
     judged,
@@ -74,7 +75,7 @@ def _result(finding: Mapping[str, Any], index: int) -> dict[str, Any]:
         lines.append(f"Parent: {one_line(parent['template'], 1000)}")
     lines.append(f"Query: {one_line(finding['template'], 1000)}")
     if advice is not None:
-        lines += [printable(part) for part in (advice["text"], advice["sql"]) if part]
+        lines += [printable(part) for part in (advice["text"], advice["sql"], example(finding)) if part]
     return {
         "ruleId": finding["rule"],
         "ruleIndex": index,

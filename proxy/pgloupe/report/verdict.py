@@ -2,7 +2,7 @@
 
 The report gets further keys; `findings` stays as it is. `check.findings` has one entry for each finding, in the same order:
 
-    "check":    {"failed": true, "fail_on": ["n_plus_one", …], "command": 0,
+    "check":    {"failed": true, "fail_on": ["n_plus_one", …], "command": 0, "unchecked": "",
                  "findings": [{"id": "n_plus_one:27fbd9b0542c314d:post", "status": "new | known", "fails": true}]}
     "baseline": null, or {"file": "…", "new": 1, "known": 2, "fixed": [{"rule", "fingerprint", "template", "tables",
                  "parent"}], "fixed_places": [{"id": "route=/posts", "queries": 120}]}
@@ -32,9 +32,11 @@ def judge(
     command: int = 0,
     baseline: Baseline | None = None,
     ignored: Iterable[Key] = (),
+    unchecked: str = "",
 ) -> dict[str, Any]:
     """The report with the verdict. `failing` are the rules that fail a check, `watched` those that were on, `command` the
-    exit code of the command, `ignored` the findings that are left out because of `[[ignore]]`."""
+    exit code of the command, `ignored` the findings that are left out because of `[[ignore]]`. `unchecked` is why no statement
+    came through."""
     findings = report["findings"]
     keys = [key_of(finding) for finding in findings]
     verdicts = []
@@ -51,6 +53,7 @@ def judge(
             "failed": failed,
             "fail_on": sorted(failing),
             "command": command,
+            "unchecked": unchecked,
             "findings": verdicts,
         },
         "baseline": None if baseline is None else _against(baseline, report, verdicts, [*keys, *ignored], watched),

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+MAX_REASON: Final = 800
 _FILE_TAGS: Final = ("code.file.path", "code.filepath", "file")
 _LINE_TAGS: Final = ("code.line.number", "code.lineno", "line")
 
@@ -45,6 +46,22 @@ def printable(text: str, limit: int | None = None) -> str:
 def one_line(text: str, limit: int | None = None) -> str:
     """As `printable`, with every run of white space as one blank."""
     return printable(" ".join(text.split()), limit)
+
+
+_ITEM: Final = r'[\w.$"]+(?:::\w+)?(?: AS [\w"]+)?'
+_LONG_LIST: Final = re.compile(rf'(?<![\w.$"]){_ITEM}, {_ITEM}, (?:{_ITEM}, ){{4,}}{_ITEM}')
+_MAX_SCANNED: Final = 20_000
+
+
+def brief(sql: str, limit: int) -> str:
+    """A statement to look at, in one line: of the columns and values that an ORM lists the first two, so that there is room
+    for what comes behind them."""
+    return one_line(_LONG_LIST.sub(_first_two, " ".join(sql[:_MAX_SCANNED].split())), limit)
+
+
+def _first_two(found: re.Match[str]) -> str:
+    first, second, _ = found.group().split(", ", 2)
+    return f"{first}, {second}, …"
 
 
 def title(rule: str) -> str:
@@ -150,6 +167,27 @@ def samples(finding: Mapping[str, Any]) -> list[str]:
     return [sample for sample in finding["samples"] if not finding["template"].startswith(sample)]
 
 
+def example(finding: Mapping[str, Any], encoding: str = "utf-8") -> str:
+    """The query of the advice with the values that were sent; "" where there is none, and where it would not arrive as it is."""
+    advice = finding["advice"]
+    text: str = advice.get("example", "") if advice is not None else ""
+    try:
+        text.encode(encoding)
+    except (UnicodeEncodeError, LookupError):
+        return ""
+    return text if printable(text) == text else ""
+
+
+def values_hint(report: Mapping[str, Any]) -> str:
+    """A line on `--show-values` where that would say more of the advice; "" elsewhere."""
+    if not report.get("check") or report.get("values"):
+        return ""
+    for finding, _ in judged(report, "new"):
+        if finding["rule"] == "n_plus_one" and finding["advice"] is not None and "$1" in finding["advice"]["sql"]:
+            return "--show-values adds each query with its values, to paste into psql."
+    return ""
+
+
 _UNJUDGED: Final = {"id": "", "status": "new", "fails": True}
 
 
@@ -225,6 +263,8 @@ def summary(report: Mapping[str, Any]) -> str:
     if report["findings"]:
         return " ".join([_findings(report), *_beside(report), f"{seen}."])
     if not report["statements"]:
+        if report.get("check"):  # the verdict says why
+            return "No statement came through the proxy."
         return "No statement came through the proxy: is the application connected to it?"
     nothing = "Nothing else" if any(rule["findings"] for rule in report.get("ignored") or ()) else "Nothing"
     return " ".join([f"{nothing} found: no N+1, redundant or slow queries among {seen}.", *_beside(report)])
@@ -253,6 +293,8 @@ def verdict(report: Mapping[str, Any]) -> str:
     check = report.get("check")
     if check is None:
         return ""
+    if not report["statements"]:
+        return f"Nothing was checked: {one_line(check['unchecked'], MAX_REASON) or 'no statement was seen'}."
     reasons = []
     noun = "new finding" if report.get("baseline") else "finding"
     failing = sum(1 for one in check["findings"] if one["fails"])

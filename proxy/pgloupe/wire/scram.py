@@ -169,19 +169,19 @@ out: servers and drivers do not agree on them."""
 def end_point_binding(certificate: bytes) -> bytes | None:
     """tls-server-end-point of a certificate in DER; None for one whose digest nobody defined. Never raises."""
     try:
-        start, _ = _inside(certificate, 0)  # Certificate
-        _, start = _inside(certificate, start)  # over tbsCertificate
-        start, _ = _inside(certificate, start)  # into signatureAlgorithm
+        start, _ = inside(certificate, 0)  # Certificate
+        _, start = inside(certificate, start)  # over tbsCertificate
+        start, _ = inside(certificate, start)  # into signatureAlgorithm
         if certificate[start] != 0x06:
             return None
-        start, end = _inside(certificate, start)
+        start, end = inside(certificate, start)
     except IndexError:
         return None
     digest = _DIGESTS.get(certificate[start:end])
     return hashlib.new(digest, certificate).digest() if digest is not None else None
 
 
-def _inside(der: bytes, start: int) -> tuple[int, int]:
+def inside(der: bytes, start: int) -> tuple[int, int]:
     """Where the content of the element at `start` begins and ends. Raises IndexError."""
     length = der[start + 1]
     begin = start + 2
