@@ -17,10 +17,12 @@ from pgloupe_rules.batch import rewrite_write
 from pgloupe_rules.catalog import Catalog
 from pgloupe_rules.orm import line_for
 from pgloupe_rules.rewrite import rewrite_read
-from pgloupe_rules.sqltree import clause, condition_on, conditions, numbers_in, parse, write
-from pgloupe_rules.types import Advice, Finding
+from pgloupe_rules.sqltree import clause, condition_on, conditions, numbers_in, parse, write_out
+from pgloupe_rules.types import Advice, Finding, Role, Stands
 
 MAX_MEMO: Final = 1024
+
+_NOTHING: Final[tuple[str, tuple[Role, ...]]] = ("", ())
 
 
 def advise(finding: Finding, catalog: Catalog | None = None) -> Advice | None:
@@ -49,9 +51,8 @@ def advise(finding: Finding, catalog: Catalog | None = None) -> Advice | None:
             (parent.output or parent.column) if parent is not None else "",
             child is not None and child.unique,
         )
-        return Advice(
-            found.kind, found.sql, _joined(_read_text(finding, found.kind), found.note if found.sql else "", line)
-        )
+        text = _joined(_read_text(finding, found.kind), found.note if found.sql else "", line)
+        return Advice(found.kind, found.sql, text, found.roles)
     if finding.rule == "n_plus_one_write":
         numbers = varying or ((number,) if number else ())
         sql, note = rewrite_write(finding.template, numbers, _types(finding, catalog))
@@ -72,36 +73,37 @@ def _tree_advice(finding: Finding, number: int, varying: tuple[int, ...], line: 
     child, parent = finding.child, finding.parent
     column = child.column if child is not None else ""
     output = (parent.output or parent.column) if parent is not None else ""
-    sql = "" if len(varying) > 1 else _recursive(finding.template, number, output)
+    sql, roles = _NOTHING if len(varying) > 1 else _recursive(finding.template, number, output)
     text = (
         f"A tree is walked node by node over {column or 'its parent key'}. One query with a recursive CTE "
         "(WITH RECURSIVE … UNION ALL …) reads all levels; one query for each level with = ANY of the keys is "
         "the smaller change."
     )
     note = f"${number} is the key at which it begins." if sql else ""
-    return Advice("join", sql, _joined(text, note, line))
+    return Advice("join", sql, _joined(text, note, line), roles)
 
 
 @lru_cache(maxsize=MAX_MEMO)
-def _recursive(template: str, number: int, output: str) -> str:
-    """`WITH RECURSIVE` over the template: its rows, and those for the keys in them; "" where it is not of one plain table."""
+def _recursive(template: str, number: int, output: str) -> tuple[str, tuple[Role, ...]]:
+    """`WITH RECURSIVE` over the template: its rows, and those for the keys in them; "" where it is not of one plain table.
+    With what its placeholders stand for."""
     try:
         first, following = parse(template), parse(template)
         if not isinstance(first, exp.Select) or not isinstance(following, exp.Select):
-            return ""
+            return _NOTHING
         plain = {"expressions", "from", "from_", "where", "order"}
         if any(value and name not in plain for name, value in first.args.items()):
-            return ""
+            return _NOTHING
         source = clause(first, "from")
         source = source.this if source is not None else None
         if not isinstance(source, exp.Table) or len(list(first.find_all(exp.Select))) > 1:
-            return ""
+            return _NOTHING
         stars = [item for item in first.expressions if item.is_star]
         if not stars and [item.alias_or_name for item in first.expressions].count(output) != 1:
-            return ""
+            return _NOTHING
         found = condition_on(following, number)
         if found is None or len(numbers_in(following)) != len(conditions(following)):
-            return ""
+            return _NOTHING
         condition, column = found
         name = source.alias_or_name
         for select in (first, following):
@@ -121,9 +123,10 @@ def _recursive(template: str, number: int, output: str) -> str:
         following.append("joins", exp.Join(this=exp.to_table("tree"), kind="CROSS"))
         union = exp.Union(this=first, expression=following, distinct=False)
         tree = exp.select("*").from_("tree")
-        return write(tree.with_("tree", as_=union, recursive=True))
+        whole = tree.with_("tree", as_=union, recursive=True)
+        return write_out(whole, {number: Role(Stands.ROOT, number)})
     except Exception:  # as in `rewrite`
-        return ""
+        return _NOTHING
 
 
 def _read_text(finding: Finding, kind: str) -> str:

@@ -175,7 +175,9 @@ class Engine:
             pool = self._join_pool(session)
         if pool.entries and pool.over(statement.received_s):
             findings = self._close_pool(pool, busy=False)
-        if unit.begins(statement):
+        if unit.begins(statement) or (
+            session.record is not None and session.record.crowded and unit.opens_transaction(statement)
+        ):
             findings.extend(self._close_unit(session))
         if not session.states:
             self._start(session)
@@ -205,6 +207,8 @@ class Engine:
             except Exception as error:  # a rule must never reach the client
                 states[position] = _FAILED
                 self._failed(rule.name, error)
+        if unit.undone and session.record is not None:
+            session.record.undo(statement.transaction)
         if unit.ends(outcome):
             findings.extend(self._close_unit(session))
         return findings

@@ -5,7 +5,8 @@ What it does
     parameter that varies. `proven` where the values were in a column of an earlier result (value flow): then the
     parent, its column and the child's column are named, and three runs can be enough, or two where a result of two rows
     was followed whole and the columns belong together. `likely` where one transaction
-    held five or more look-ups by key and no result is known that the keys came from.
+    held five or more look-ups by key and no result is known that the keys came from; if its writes were rolled back, as a
+    test's are, with severity info.
 
     Look-ups that one request spreads over the connections of a pool, in turns or at once, are one loop where trace tags
     say so, or where they follow the list at once and ask for (nearly) each of its values once. Where the server's catalogs
@@ -40,6 +41,7 @@ from uuid import UUID
 
 from pgloupe_rules.catalog import Catalog, Catalogs, Relation
 from pgloupe_rules.record import Record, Repeats, Run, is_catalog, single
+from pgloupe_rules.sent import sent_by
 from pgloupe_rules.shape import shape_of
 from pgloupe_rules.sources import Source, is_trivial, sources
 from pgloupe_rules.types import Child, Confidence, Finding, Outcome, Parent, Severity, Shape, Template
@@ -263,9 +265,11 @@ class NPlusOne:
                 first = _first_of_each(runs, number)
                 values = [single(run.values()[number - 1]) for run in first]
                 if self._are_keys(values, runs) and not _depends(first, number, known.values()):
-                    return _finding(
+                    finding = _finding(
                         subject, runs, len(values), number, Confidence.LIKELY, None, _all_in_scope(subject, runs)
                     )
+                    finding.severity = record.severity(runs)
+                    return finding
         return None
 
     def _are_keys(self, values: Sequence[object], runs: Sequence[Run]) -> bool:
@@ -284,7 +288,7 @@ class NPlusOne:
         count = len(flow.runs)
         if flow.source.truncated or subject.repeats.count > len(subject.repeats.runs):
             count = max(count, _all_in_scope(subject, flow.runs))
-        finding = _finding(subject, flow.runs, flow.distinct, flow.placeholder, Confidence.PROVEN, parent, count)
+        finding = _finding(subject, flow.runs, flow.distinct, flow.placeholder, Confidence.PROVEN, parent, count, flow)
         finding.foreign_key = foreign_key_of(flow)
         return finding
 
@@ -382,6 +386,7 @@ def _finding(
     confidence: Confidence,
     parent: Parent | None,
     count: int,
+    flow: Flow | None = None,
 ) -> Finding:
     template = subject.repeats.template
     return Finding(
@@ -398,4 +403,5 @@ def _finding(
         parent=parent,
         child=child_of(number, subject.keys[number], template, runs),
         samples=list(subject.repeats.samples),
+        sent=sent_by(template, subject.repeats.form, runs, number, count, flow),
     )

@@ -23,6 +23,7 @@ from pgloupe_rules.catalog import Catalog, Catalogs, Relation
 from pgloupe_rules.n_plus_one import child_of, foreign_key_of, parent_of
 from pgloupe_rules.pool import GAP_FACTOR, Doing, Entry, Pool
 from pgloupe_rules.record import sample_of
+from pgloupe_rules.sent import sent_by
 from pgloupe_rules.shape import shape_of
 from pgloupe_rules.sources import Source, is_rare, is_trivial
 from pgloupe_rules.tags import trace_id
@@ -342,6 +343,7 @@ class PoolJudge:
         catalog = key.catalog if key is not None else None
         parent = parent_of(flow.source.template, flow.column.name, flow.rows(), catalog, flow.column.place)
         write = entries[0].doing is Doing.WRITE
+        form = entries[0].outcome.statement.recognised.bare
         return Finding(
             rule="n_plus_one_write" if write else "n_plus_one",
             severity=Severity.WARNING,
@@ -359,6 +361,7 @@ class PoolJudge:
             samples=[sample_of(entry.outcome.statement) for entry in entries[:3]],
             session=loop.parents[0].session,
             foreign_key=foreign_key_of(flow),
+            sent=None if write else sent_by(template, form, flow.runs, flow.placeholder, len(entries), flow),
         )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from math import isfinite
@@ -17,7 +17,7 @@ from typing import Final, NamedTuple, final
 from uuid import UUID
 
 from pgloupe_rules.tags import trace_id
-from pgloupe_rules.types import Literal, Outcome, Statement, Status, Template, Value
+from pgloupe_rules.types import Literal, Outcome, Severity, Statement, Status, Template, Value
 
 MAX_SAMPLE_VALUE_CHARS: Final = 200
 MAX_TEMPLATES: Final = 512
@@ -45,11 +45,18 @@ MAX_SAMPLE_BYTES: Final = 12_000
 """What the samples of one unit of work may weigh; later ones are cut short."""
 SHORT_SAMPLE_CHARS: Final = 120
 MAX_CURSORS: Final = 16
-MAX_CURSOR_CHARS: Final = 1000
+"""Cursors whose queries are known, the last ones declared, and as many more whose rows were kept."""
+MAX_CURSOR_CHARS: Final = 3000
+"""The query of a longer DECLARE is not known."""
+MAX_FETCH_CHARS: Final = 300
 MAX_WRITES: Final = 96
 """Statements that may have written, kept to tell what happened between two reads: the last ones. Those of one template in
 one transaction with no read between them are one."""
 FEW: Final = 16
+CROWD: Final = 32
+"""Templates that one loop seldom has."""
+MAX_UNDONE: Final = 1024
+"""Transactions of which it is kept that they were rolled back."""
 
 _RESULT_WEIGHT: Final = 1100
 _ENTRY_WEIGHT: Final = 700
@@ -62,10 +69,12 @@ _DECLARE: Final = re.compile(
     r"(?:\s+(?:WITH|WITHOUT)\s+HOLD)?\s+FOR\s+(.*)",
     re.IGNORECASE | re.DOTALL,
 )
+_CURSOR_OF_DECLARE: Final = re.compile(r'\s*DECLARE\s+("(?:[^"]|"")+"|\w+)', re.IGNORECASE)
 _CURSOR_OF_FETCH: Final = re.compile(
     r'.*?(?:\bFROM|\bIN|\bFETCH)\s+("(?:[^"]|"")+"|\w+)\s*$', re.IGNORECASE | re.DOTALL
 )
 
+_ROLLBACK_PART: Final = re.compile(r"ROLLBACK\s+(?:WORK\s+|TRANSACTION\s+)?TO\b", re.IGNORECASE)
 _DONE: Final = frozenset({Status.COMPLETE, Status.SUSPENDED})
 _CONTROL: Final = frozenset(
     {"COMMIT", "END", "ROLLBACK", "ABORT", "SAVEPOINT", "RELEASE", "SET", "RESET", "SHOW", "DISCARD", "DEALLOCATE"}
@@ -86,6 +95,11 @@ def verb_of(outcome: Outcome) -> str:
         return ""
     verb = match.group(1).upper()
     return "SELECT" if verb in {"WITH", "VALUES", "TABLE"} else verb
+
+
+def _goes_on(text: str) -> bool:
+    """Whether a ROLLBACK leaves its transaction open: it goes back to a savepoint, or chains."""
+    return _ROLLBACK_PART.match(text) is not None
 
 
 def sample_of(statement: Statement) -> str:
@@ -116,6 +130,14 @@ def kept(value: Value) -> Value:
     if isinstance(value, (str, bytes)) and len(value) > MAX_VALUE_CHARS:
         return f"\0{len(value)}:{hash(value)}"
     return value
+
+
+def whole(value: Value) -> bool:
+    """Whether `kept` left a value as it was; no for a few that look as if it had not. No text of PostgreSQL has a null."""
+    if isinstance(value, tuple):
+        mark = len(value) == 3 and value[0] == "list" and isinstance(value[1], int) and isinstance(value[2], int)
+        return not mark and all(whole(item) for item in value)
+    return not (isinstance(value, str) and value[:1] == "\0")
 
 
 _DECIMAL: Final = re.compile(r"-?[0-9]{1,30}\.[0-9]{1,30}")
@@ -184,12 +206,24 @@ class Write(NamedTuple):
 class Run:
     """One run of a repeated template."""
 
-    __slots__ = ("_statement", "_values", "opener", "rows", "sequence", "server_s", "trace", "transaction", "unknown")
+    __slots__ = (
+        "_sent",
+        "_statement",
+        "_values",
+        "opener",
+        "rows",
+        "sequence",
+        "server_s",
+        "trace",
+        "transaction",
+        "unknown",
+    )
 
     def __init__(self, outcome: Outcome, opener: str) -> None:
         statement = outcome.statement
         self._statement: Statement | None = statement
         self._values: tuple[Value, ...] = ()
+        self._sent: tuple[Value, ...] = ()
         self.sequence: float = statement.sequence
         """When it was asked, as a place in the order of statements."""
         self.transaction = statement.transaction
@@ -206,13 +240,23 @@ class Run:
         """Values of the placeholders, large ones replaced; the statement is let go. Empty where they are not known."""
         statement = self._statement
         if statement is not None:
-            self._values = tuple([kept(plain(value)) for value in statement.values()])
+            given = statement.values()
+            self._values = tuple([kept(plain(value)) for value in given])
             self._statement = None
+            if self._values != given:
+                self._sent = tuple(
+                    [sent if whole(small) else small for sent, small in zip(given, self._values, strict=True)]
+                )
             self.unknown = not self._values and statement.template.placeholders > 0
             if len(self._values) > FEW and weight_of(self._values) > MAX_RUN_BYTES:
-                self._values = ()
+                self._values = self._sent = ()
                 self.unknown = True
         return self._values
+
+    def sent(self) -> tuple[Value, ...]:
+        """The values in the form in which they were sent, `1.50` as text and a moment with its zone; large ones replaced, see
+        `whole`."""
+        return self.values() if not self._sent else self._sent
 
 
 @final
@@ -223,6 +267,7 @@ class Repeats:
         "batch",
         "count",
         "first",
+        "form",
         "last_counted",
         "last_kept",
         "runs",
@@ -247,6 +292,8 @@ class Repeats:
         """Number of the last statement: a portal that is fetched on gives another outcome of the same statement."""
         self.first: Statement | None = None
         """The first run's statement, until there is a second."""
+        self.form = ""
+        """The text of the first run without comments; "" where there was no second, and where it is long."""
         self.samples: list[str] = []
         self.weight = 0
         """Its share of the record's bytes."""
@@ -259,18 +306,22 @@ class Record:
     __slots__ = (
         "_begin_batch",
         "_bytes",
+        "_cursors",
+        "_entered",
+        "_fetched",
         "_full",
         "_opener",
+        "_overflowing",
         "_result_bytes",
         "_results",
         "_sample_bytes",
         "_transaction",
-        "cursors",
         "database",
         "definitions",
         "evicted",
         "read_since_write",
         "repeats",
+        "undone",
         "writes",
         "writes_lost",
     )
@@ -281,18 +332,25 @@ class Record:
         """By fingerprint: what reads and what writes."""
         self.evicted: set[str] = set()
         """Fingerprints of templates of which results were let go; of hostile numbers of them only some."""
-        self.cursors: dict[str, Template] = {}
+        self._cursors: dict[str, Template] = {}
+        """By name, the DECLARE."""
+        self._fetched: dict[str, Template] = {}
+        """By the fingerprint of a DECLARE, its query: of those whose rows were kept."""
         self.writes: deque[Write] = deque(maxlen=MAX_WRITES)
         self.writes_lost = 0
         """Sequence number of the last write that is no longer among `writes`."""
         self.read_since_write = False
         self.definitions = False
         """There was DDL: the catalogs have changed."""
+        self.undone: set[int] = set()
+        """Numbers of the transactions whose writes were rolled back; of very many only the first."""
         self._results: dict[str, deque[Outcome]] = {}
         self._result_bytes = 0
         self._bytes = 0
         self._sample_bytes = 0
         self._full = False
+        self._overflowing = False
+        self._entered = 0
         self._transaction = 0
         self._opener = ""
         self._begin_batch = 0
@@ -312,9 +370,11 @@ class Record:
                 self._begin_batch = statement.batch
             return
         elif verb in _CONTROL:
+            if verb == "ROLLBACK" and not _goes_on(statement.template.text):
+                self.undo(statement.transaction)
             return
         elif verb == "DECLARE":
-            self._declare(statement.template)
+            self._declare(statement)
         elif verb not in _READS:
             self._write(statement, verb)
             counted = verb in ROW_WRITES
@@ -325,6 +385,22 @@ class Record:
             self._opener = statement.template.fingerprint if self._transaction else ""
         if counted:
             self._count(outcome, statement, verb)
+
+    @property
+    def crowded(self) -> bool:
+        """It is full, and not of one loop: of later statements too little would be kept to judge them."""
+        return self._overflowing and self._entered > CROWD
+
+    def undo(self, transaction: int) -> None:
+        """What the transaction wrote was taken back. One that only read is no test for that: drivers and pools end those of
+        ordinary requests by ROLLBACK."""
+        if len(self.undone) < MAX_UNDONE and any(write.transaction == transaction for write in self.writes):
+            self.undone.add(transaction)
+
+    def severity(self, runs: Iterable[Run]) -> Severity:
+        """That of a finding which says no more than that the runs were in one transaction. If this was rolled back it was
+        a test's: what it set up, and several requests that it made."""
+        return Severity.INFO if all(run.transaction in self.undone for run in runs) else Severity.WARNING
 
     def _write(self, statement: Statement, verb: str) -> None:
         writes = self.writes
@@ -349,6 +425,7 @@ class Record:
             if len(self.repeats) >= MAX_TEMPLATES:
                 self._forget()
             repeats = self.repeats[template.fingerprint] = Repeats(template, verb)
+            self._entered += 1
             self._charge(repeats, _ENTRY_WEIGHT + len(template.text) + min(held_by(statement), MAX_EAGER_BYTES))
         if statement.sequence == repeats.sequence:
             return
@@ -374,6 +451,7 @@ class Record:
         if len(repeats.samples) < MAX_SAMPLES:
             self._sample(repeats, statement)
         if len(runs) >= (FEW if self._full else MAX_RUNS):
+            self._overflowing = True
             return
         run = Run(outcome, self._opener)
         if runs:
@@ -400,6 +478,9 @@ class Record:
         elif repeats.first is not None:
             first, repeats.first = repeats.first, None
             self._add_sample(repeats, first)
+            if len(first.recognised.bare) <= MAX_EAGER_BYTES:
+                repeats.form = first.recognised.bare
+                self._charge(repeats, len(repeats.form))
         self._add_sample(repeats, statement)
 
     def _add_sample(self, repeats: Repeats, statement: Statement) -> None:
@@ -428,7 +509,7 @@ class Record:
     # --- results ---
 
     def _keep(self, outcome: Outcome) -> None:
-        fingerprint = outcome.statement.template.fingerprint
+        fingerprint = self._source(outcome.statement)
         results = self._results.get(fingerprint)
         if results is None:
             results = self._results[fingerprint] = deque()
@@ -458,30 +539,55 @@ class Record:
         if len(self.evicted) < MAX_WRITES:
             self.evicted.add(fingerprint)
 
-    def results(self) -> list[Outcome]:
-        """The results that were kept, in the order of their statements."""
-        found = [outcome for results in self._results.values() for outcome in results]
-        found.sort(key=lambda outcome: outcome.statement.sequence)
+    def results(self) -> list[tuple[Template, Outcome]]:
+        """The results that were kept, in the order of their statements, each behind the query that it came from: for FETCH
+        that of its cursor, under the fingerprint of the DECLARE, where it was seen."""
+        found = [
+            (self._fetched.get(fingerprint, outcome.statement.template), outcome)
+            for fingerprint, results in self._results.items()
+            for outcome in results
+        ]
+        found.sort(key=lambda pair: pair[1].statement.sequence)
         return found
 
-    def lists(self) -> list[Outcome]:
+    def lists(self) -> list[tuple[Template, Outcome]]:
         """Those of two rows or more."""
-        return [outcome for outcome in self.results() if outcome.rows > 1]
+        return [pair for pair in self.results() if pair[1].rows > 1]
 
-    def _declare(self, template: Template) -> None:
-        if len(template.text) > MAX_CURSOR_CHARS:
+    def _declare(self, statement: Statement) -> None:
+        """Names of cursors are often numbered, and templates have one number for all: the name is in the text."""
+        match = _CURSOR_OF_DECLARE.match(statement.recognised.bare[:MAX_FETCH_CHARS])
+        if match is None:
             return
-        match = _DECLARE.match(template.text)
-        if match is not None and len(self.cursors) < MAX_CURSORS:
-            self.cursors[match.group(1)] = Template(template.fingerprint, match.group(2), template.placeholders)
+        self._cursors.pop(match.group(1), None)
+        if len(statement.template.text) > MAX_CURSOR_CHARS:
+            return
+        if len(self._cursors) >= MAX_CURSORS:
+            del self._cursors[next(iter(self._cursors))]
+        self._cursors[match.group(1)] = statement.template
 
-    def source(self, template: Template) -> Template:
-        """The query that a result came from: for FETCH that of its cursor, under the fingerprint of the DECLARE, where it
-        was seen."""
-        if template.text[:5].upper() != "FETCH":
-            return template
-        match = _CURSOR_OF_FETCH.match(template.text)
-        return template if match is None else self.cursors.get(match.group(1), template)
+    def _source(self, statement: Statement) -> str:
+        """The fingerprint of the query that the statement's rows come from."""
+        template = statement.template
+        text = statement.recognised.bare
+        if template.text[:5].upper() != "FETCH" or len(text) > MAX_FETCH_CHARS:
+            return template.fingerprint
+        match = _CURSOR_OF_FETCH.match(text)
+        declared = self._cursors.get(match.group(1)) if match is not None else None
+        if declared is None:
+            return template.fingerprint
+        if declared.fingerprint not in self._fetched:
+            query = _DECLARE.match(declared.text)
+            if query is None or not self._room_for_cursor():
+                return template.fingerprint
+            self._fetched[declared.fingerprint] = Template(declared.fingerprint, query.group(2), declared.placeholders)
+        return declared.fingerprint
+
+    def _room_for_cursor(self) -> bool:
+        if len(self._fetched) >= MAX_CURSORS:
+            for fingerprint in [known for known in self._fetched if known not in self._results]:
+                del self._fetched[fingerprint]
+        return len(self._fetched) < MAX_CURSORS
 
 
 def held_by(statement: Statement) -> int:

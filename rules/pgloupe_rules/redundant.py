@@ -8,6 +8,9 @@ What it does
     Five, as for the other rules: twice or three times is how layers of one request each look up the user, which costs
     little and is seldom worth a change; a loop goes on with the number of rows.
 
+    In a transaction whose writes are rolled back, which is a test's and may hold several requests, the severity is info
+    without such a result.
+
     Not reported: statements without a table (`SELECT 1`, `nextval`), system catalogs, locking reads, SKIP LOCKED, and
     statements that ask for the time, a sequence or chance.
 
@@ -85,7 +88,10 @@ class RedundantQuery:
                 continue
             runs = self._longest(repeats, shape, state)
             if len(runs) >= self._threshold:
-                findings.append(_finding(repeats, shape, runs))
+                finding = _finding(repeats, shape, runs)
+                if runs[0].transaction and len(_driven(runs, [], _drivers(state, repeats))) < self._threshold:
+                    finding.severity = state.severity(runs)
+                findings.append(finding)
         return findings
 
     def _longest(self, repeats: Repeats, shape: Shape, record: Record) -> list[Run]:
@@ -149,10 +155,9 @@ def _largest(runs: list[Run], boundaries: list[int]) -> list[Run]:
 def _drivers(record: Record, repeats: Repeats) -> list[list[Outcome]]:
     """The results of two or more rows by their template: what a loop could have gone over."""
     found: dict[str, list[Outcome]] = {}
-    for outcome in record.lists():
-        fingerprint = outcome.statement.template.fingerprint
-        if fingerprint != repeats.template.fingerprint:
-            found.setdefault(fingerprint, []).append(outcome)
+    for template, outcome in record.lists():
+        if template.fingerprint != repeats.template.fingerprint:
+            found.setdefault(template.fingerprint, []).append(outcome)
     return list(found.values())
 
 

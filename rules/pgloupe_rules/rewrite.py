@@ -29,8 +29,9 @@ from pgloupe_rules.sqltree import (
     placeholder,
     placeholders,
     table_of,
-    write,
+    write_out,
 )
+from pgloupe_rules.types import Role, Stands
 
 MAX_MEMO: Final = 1024
 UNIQUE: Final = "id"
@@ -43,6 +44,8 @@ class Rewrite(NamedTuple):
     kind: str
     sql: str = ""
     note: str = ""
+    roles: tuple[Role, ...] = ()
+    """Of each placeholder of `sql`."""
 
 
 _ARRAY: Final = "${} takes an array of the keys."
@@ -71,9 +74,9 @@ def rewrite_read(
             kind = "any_array"
         if parent and output:
             fresh_tree = parse(template)
-            joined = _over_parent(fresh_tree, number, parent, output, template) if fresh_tree is not None else ""
-            if joined:
-                return Rewrite("join", joined, "It asks the first query again, and takes the keys from its rows.")
+            joined = _over_parent(fresh_tree, number, parent, output, template) if fresh_tree is not None else None
+            if joined is not None and joined.sql:
+                return joined
         return Rewrite(kind)
     except Exception:  # advice is a courtesy; whatever sqlglot thinks of a template must not hide the finding
         return Rewrite("any_array")
@@ -102,12 +105,19 @@ def _by_key(select: exp.Select, number: int, unique: bool) -> Rewrite | None:
     first = limited and not (select.args.get("order") is None and (unique or column.name == UNIQUE) and not offset)
     within = grouped or offset or windows or inside or aggregate or (distinct is not None and distinct.args.get("on"))
     if first or within:
-        return Rewrite("lateral", write(_lateral(select, condition, column, number)), _ARRAY.format(number))
+        return _rewritten("lateral", _lateral(select, condition, column, number), number)
     condition.replace(any_of(column, number))
     select.set("limit", None)  # one row was asked for by a key of its own
     select.set("fetch", None)
     _select_too(select, [column])
-    return Rewrite("any_array", write(select), _ARRAY.format(number))
+    return _rewritten("any_array", select, number)
+
+
+def _rewritten(kind: str, tree: exp.Expression | None, number: int, note: str = "") -> Rewrite:
+    """A query whose placeholder `number` takes an array of the keys, which is said behind the note."""
+    keys = Role(Stands.KEYS, number)
+    sql, roles = write_out(tree, {number: keys})
+    return Rewrite(kind, sql, note + _ARRAY.format(roles.index(keys) + 1) if sql else "", roles)
 
 
 def _exists(select: exp.Select) -> exp.Select | None:
@@ -140,7 +150,7 @@ def _existing(select: exp.Select, number: int) -> Rewrite | None:
     select.set("expressions", [column.copy()])
     select.set("distinct", exp.Distinct())
     select.pop()
-    return Rewrite("any_array", write(select), "It gives the keys for which there is a row. " + _ARRAY.format("1"))
+    return _rewritten("any_array", select, number, "It gives the keys for which there is a row. ")
 
 
 def _constants(select: exp.Select) -> bool:
@@ -160,8 +170,7 @@ def _grouped(select: exp.Select, condition: exp.Expression, column: exp.Column, 
     select.set("group", exp.Group(expressions=[column.copy()]))
     for name in ("order", "limit", "fetch"):
         select.set(name, None)
-    note = "A key without rows has no row in the answer. " + _ARRAY.format(number)
-    return Rewrite("group_by", write(select), note)
+    return _rewritten("group_by", select, number, "A key without rows has no row in the answer. ")
 
 
 def _select_too(select: exp.Select, columns: list[exp.Column]) -> None:
@@ -207,20 +216,22 @@ def _for_each(keys: exp.Select, keys_name: str, child: exp.Expression, child_nam
     )
 
 
-def _over_parent(child: exp.Expression, number: int, parent: str, output: str, template: str) -> str:
-    """The template for each value of the parent's column; "" where the column cannot be named for certain."""
+def _over_parent(child: exp.Expression, number: int, parent: str, output: str, template: str) -> Rewrite | None:
+    """The template for each value of the parent's column; None where the column cannot be named for certain."""
     outer = parse(parent)
     if not isinstance(outer, exp.Select) or outer.args.get("locks") or not _names_one(outer, output):
-        return ""
+        return None
     if not isinstance(child, (exp.Select, exp.SetOperation)) or numbers_in(child).count(number) != 1:
-        return ""
+        return None
     keys_name, child_name = fresh("keys", template, parent), fresh("child", template, parent)
     parent_name = fresh("parent", parent)
     width = max([0, *numbers_in(outer)])
+    roles = {theirs: Role(Stands.PARENT, theirs) for theirs in numbers_in(outer)}
     for node in placeholders(child):
         mine = int(node.name)
         if mine != number:
             node.replace(placeholder(width + mine))
+            roles[width + mine] = Role(Stands.CHILD, mine)
             continue
         cast = node.parent if isinstance(node.parent, exp.Cast) else node  # the column has a type of its own
         cast.replace(exp.column("key", table=keys_name))
@@ -230,7 +241,8 @@ def _over_parent(child: exp.Expression, number: int, parent: str, output: str, t
         .distinct()
         .from_(exp.alias_(exp.Subquery(this=outer), parent_name, table=True))
     )
-    return write(_for_each(keys, keys_name, child, child_name))
+    sql, of = write_out(_for_each(keys, keys_name, child, child_name), roles)
+    return Rewrite("join", sql, "It asks the first query again, and takes the keys from its rows.", of)
 
 
 def _names_one(select: exp.Select, output: str) -> bool:
@@ -252,16 +264,18 @@ def _composite(tree: exp.Expression, numbers: list[int]) -> Rewrite:
     aggregate = any(_aggregates(item, tree) for item in tree.expressions)
     if parts is None or not plain or any(item.find(exp.Window) for item in tree.expressions):
         return Rewrite("group_by" if aggregate else "any_array")
-    columns = ask_for_keys(tree, parts)
+    columns, first = ask_for_keys(tree, parts)
+    width = len(numbers)
+    roles = {first + place: Role(Stands.KEY, numbers[place % width]) for place in range(2 * width)}
     if aggregate:
         tree.set("expressions", [*[column.copy() for column in columns], *tree.expressions])
         tree.set("group", exp.Group(expressions=[column.copy() for column in columns]))
         tree.set("order", None)
-        return Rewrite(
-            "group_by", write(tree), "Two keys are written out; a key without rows has no row in the answer."
-        )
+        sql, of = write_out(tree, roles)
+        return Rewrite("group_by", sql, "Two keys are written out; a key without rows has no row in the answer.", of)
     _select_too(tree, columns)
-    return Rewrite("any_array", write(tree), "Two keys are written out; a list has as many as there are rows.")
+    sql, of = write_out(tree, roles)
+    return Rewrite("any_array", sql, "Two keys are written out; a list has as many as there are rows.", of)
 
 
 def key_conditions(tree: exp.Expression, numbers: list[int]) -> list[tuple[exp.Expression, exp.Column]] | None:
@@ -275,8 +289,9 @@ def key_conditions(tree: exp.Expression, numbers: list[int]) -> list[tuple[exp.E
     return parts
 
 
-def ask_for_keys(tree: exp.Expression, parts: list[tuple[exp.Expression, exp.Column]]) -> list[exp.Column]:
-    """Replace the conditions by one on two whole keys. Gives the columns."""
+def ask_for_keys(tree: exp.Expression, parts: list[tuple[exp.Expression, exp.Column]]) -> tuple[list[exp.Column], int]:
+    """Replace the conditions by one on two whole keys, row by row. Gives the columns, and the number of the first of the new
+    placeholders."""
     columns = [column.copy() for _, column in parts]
     gone = {id(part) for part, _ in parts}
     rest = [part.copy() for part in conditions(tree) if id(part) not in gone]
@@ -292,7 +307,7 @@ def ask_for_keys(tree: exp.Expression, parts: list[tuple[exp.Expression, exp.Col
             this=exp.and_(*[exp.paren(part, copy=False) if isinstance(part, exp.Or) else part for part in rest], keys)
         ),
     )
-    return columns
+    return columns, width + 1
 
 
 def numbers_in_but(tree: exp.Expression, name: str) -> list[int]:

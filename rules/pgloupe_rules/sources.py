@@ -77,23 +77,22 @@ class ColumnIndex:
         return places is not None and self.sequences[places[0]] < sequence
 
     def order(self, values: Sequence[Value]) -> float:
-        """Share of the steps from one value to the next that go forward through the rows, 0 to 1. All values must be
-        in the column."""
+        """Share of the steps from one value to another that go forward through the rows, 0 to 1. That a value comes again
+        at once says nothing of the order. All values must be in the column."""
         if len(values) < 2:
             return 0.0
         at = self.places[values[0]][0]
-        forward = 0
+        forward = steps = 0
         for before, value in pairwise(values):
             places = self.places[value]
             following = bisect_right(places, at)
-            if following < len(places):
+            if value != before:
+                steps += 1
+                forward += following < len(places)
+                at = places[following if following < len(places) else 0]
+            elif following < len(places):
                 at = places[following]
-                forward += 1
-            elif value == before:
-                forward += 1
-            else:
-                at = places[0]
-        return forward / (len(values) - 1)
+        return forward / steps if steps else 1.0
 
 
 @final
@@ -155,18 +154,17 @@ def sources(record: Record) -> dict[str, Source]:
     """The kept results by the fingerprint of their template, each in the order of execution. All FETCHes of a cursor are
     one source."""
     cells = 0
-    chosen: list[Outcome] = []
-    for outcome in reversed(record.results()):
+    chosen: list[tuple[Template, Outcome]] = []
+    for template, outcome in reversed(record.results()):
         cells += min(outcome.rows, MAX_ROWS) * len(outcome.columns)
         if cells > MAX_CELLS:
             break
-        chosen.append(outcome)
+        chosen.append((template, outcome))
     found: dict[str, Source] = {}
-    for outcome in reversed(chosen):
-        template = record.source(outcome.statement.template)
+    for template, outcome in reversed(chosen):
         source = found.get(template.fingerprint)
         if source is None:
             source = found[template.fingerprint] = Source(template)
-            source.truncated = outcome.statement.template.fingerprint in record.evicted
+            source.truncated = template.fingerprint in record.evicted
         source.add(outcome, outcome.statement.sequence)
     return found

@@ -7,12 +7,14 @@ before. Otherwise there is no SQL, since wrong SQL is worse than none.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Final
 
 import sqlglot
 from sqlglot import exp
 
 from pgloupe_rules.normalise import recognise
+from pgloupe_rules.types import Role, Stands
 
 MAX_TEMPLATE_CHARS: Final = 20_000
 """A longer template gets advice without SQL."""
@@ -45,15 +47,23 @@ def parse(template: str) -> exp.Expression | None:
 
 def write(tree: exp.Expression | None) -> str:
     """The SQL of a tree, its placeholders numbered without gaps; "" where it would not be parsed again."""
+    return write_out(tree, {})[0]
+
+
+def write_out(tree: exp.Expression | None, roles: Mapping[int, Role]) -> tuple[str, tuple[Role, ...]]:
+    """As `write`, and what each placeholder of the SQL stands for. `roles` says it by the numbers that the tree has; those
+    that it leaves out stand for the child's of the same number."""
     if tree is None:
-        return ""
+        return "", ()
     numbers = sorted(set(numbers_in(tree)))
     dense = {number: place for place, number in enumerate(numbers, 1)}
     for node in placeholders(tree):
         node.replace(placeholder(dense[int(node.name)]))
     sql = tree.sql(dialect=DIALECT)
     again = sqlglot.parse_one(sql, dialect=DIALECT)
-    return sql if again is not None and not isinstance(again, exp.Command) else ""
+    if again is None or isinstance(again, exp.Command):
+        return "", ()
+    return sql, tuple([roles.get(number) or Role(Stands.CHILD, number) for number in numbers])
 
 
 def placeholder(number: int) -> exp.Parameter:

@@ -8,6 +8,9 @@ Nobody tells the wire which statements belong to one request, job or test, so th
 - a trace tag changes (`traceparent`, a request id, or the route that sqlcommenter writes; within a transaction block the first
   statement that carries tags is looked at). A tag that is different on every statement names the statement and not the
   request: it counts only after two statements have carried one value;
+- the outermost savepoint is rolled back in a transaction that has not failed: so ends a test in a suite that runs a
+  whole class of them in one transaction (see `savepoints`);
+- more was seen than can be kept, of many templates, and a transaction begins: rather the next one afresh than nothing;
 - a hard limit on statements, so that a busy pooled connection does not make a unit that never ends.
 
 A transaction boundary does not end the unit of work: an ORM that commits inside a loop, or reads its list before it
@@ -26,6 +29,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Final, final
 
+from pgloupe_rules.savepoints import Savepoints
 from pgloupe_rules.tags import REQUEST_TAGS, trace_id
 from pgloupe_rules.types import Outcome, SessionInfo, Statement
 
@@ -95,6 +99,7 @@ class UnitOfWork:
         "_idle_gap_s",
         "_open",
         "_place",
+        "_savepoints",
         "_silences_s",
         "_tagged",
         "_trace",
@@ -102,6 +107,7 @@ class UnitOfWork:
         "session",
         "statements",
         "tags",
+        "undone",
     )
 
     def __init__(self, session: SessionInfo, idle_gap_s: float) -> None:
@@ -113,6 +119,9 @@ class UnitOfWork:
         self._tagged = 0
         self.statements = 0
         self.tags: dict[str, list[str]] = {}
+        self.undone = False
+        """The last statement took back what the unit wrote, on purpose."""
+        self._savepoints = Savepoints()
         self._trace = ""
         self._trace_seen = 0
         self._place = _NO_PLACE
@@ -161,6 +170,11 @@ class UnitOfWork:
         silence_s = statement.received_s - self._finished_s
         return silence_s > self._idle_gap_s and silence_s > self.gap_s()
 
+    def opens_transaction(self, statement: Statement) -> bool:
+        """Whether the statement begins a transaction block: where a unit that has grown too large may be parted."""
+        text = statement.template.text
+        return not self._open and text[:3].upper() in _CONTROL_HEADS and _BEGINS.match(text) is not None
+
     def _elsewhere(self, tags: Mapping[str, str]) -> bool:
         """Whether the tags are those of another request than this unit's."""
         trace = trace_id(tags)
@@ -180,6 +194,7 @@ class UnitOfWork:
         self.statements += 1
         self._finished_s = max(outcome.finished_s, statement.received_s)
         self._open = leaves_transaction_open(outcome)
+        self.undone = self._savepoints.undone(outcome)
         if statement.tags:
             self._tagged = statement.transaction
             self._add_tags(statement.tags)
@@ -206,5 +221,7 @@ class UnitOfWork:
 
     def ends(self, outcome: Outcome) -> bool:
         """Whether the unit of work is over after this outcome."""
+        if self.undone:
+            return True
         text = outcome.statement.template.text
         return text[:3].upper() == "DIS" and _DISCARD_ALL.match(text) is not None

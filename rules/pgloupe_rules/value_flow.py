@@ -318,7 +318,7 @@ def convincing(flow: Flow, mode: Mode, threshold: int) -> bool:
 
     Inside one transaction that all the values come from one column is nearly enough. Outside of one, statements of
     several requests may lie between the boundaries that were seen, so the runs must also go through the rows in order,
-    or through nearly all of them. In a transaction each they must be in order without exception.
+    or through nearly all of them, if these have each value once or the names of the columns fit. In a transaction each they must be in order without exception.
     """
     runs, distinct = len(flow.runs), flow.distinct
     if distinct < TWO or (mode is not Mode.TOGETHER and asked_anew(flow)):
@@ -343,7 +343,8 @@ def convincing(flow: Flow, mode: Mode, threshold: int) -> bool:
     if mode is Mode.TOGETHER:
         return distinct >= threshold or flow.order >= MOST or flow.followed >= MOST
     if mode is Mode.AUTOCOMMIT:
-        whole_list = distinct >= threshold and flow.followed >= MOST and len(flow.givers()) == 1
+        belongs = flow.column.unique or flow.affinity > 0 or linked
+        whole_list = belongs and distinct >= threshold and flow.followed >= MOST and len(flow.givers()) == 1
         return flow.order >= MOST or whole_list
     return flow.order >= 1.0
 

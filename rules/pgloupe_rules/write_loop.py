@@ -4,7 +4,8 @@ What it does
     Reports an INSERT, UPDATE, DELETE or MERGE template that the client ran five times or more in one transaction,
     waiting for each answer, a row at a time. Outside of a transaction, or with a transaction for each, only where the
     keys were in a column of an earlier result: otherwise the statements may belong to as many requests. Where value
-    flow is known the parent is named.
+    flow is known the parent is named. Rows from nowhere in a transaction that is rolled back are how tests set up what
+    they need: such a finding has severity info and comes last.
 
     Not reported: multi-row VALUES, COPY, arrays, `executemany` that a driver pipelines; UPDATE and DELETE whose WHERE has
     no key that varies; work in one transaction with DDL (a migration).
@@ -88,7 +89,7 @@ class WriteLoop:
             if known is None:
                 known = sources(state)
             catalog = self._catalogs.of(state.database)
-            finding = self._judge(repeats, shape, columns, runs, known, migrations, budget, catalog)
+            finding = self._judge(repeats, shape, columns, runs, known, migrations, state, budget, catalog)
             if finding is not None:
                 findings.append(finding)
         return findings
@@ -101,6 +102,7 @@ class WriteLoop:
         runs: list[Run],
         known: dict[str, Source],
         migrations: set[int],
+        record: Record,
         budget: Budget,
         catalog: Catalog | None,
     ) -> Finding | None:
@@ -120,7 +122,12 @@ class WriteLoop:
             loop = flow.runs if flow is not None and mode is not Mode.TOGETHER else part
             if best is None or (len(loop), flow is not None) > (len(best[0]), best[1] is not None):
                 best = (loop, flow)
-        return None if best is None else _finding(repeats, shape, columns, best[0], best[1])
+        if best is None:
+            return None
+        finding = _finding(repeats, shape, columns, best[0], best[1])
+        if best[1] is None:
+            finding.severity = record.severity(best[0])
+        return finding
 
     def _flow(
         self,

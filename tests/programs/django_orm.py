@@ -14,17 +14,18 @@ import django
 from django.conf import settings
 
 
-def configure(driver: str, url: str) -> None:
+def configure(driver: str, url: str, max_age_s: int = 0) -> None:
     if driver == "psycopg2":
         sys.modules["psycopg"] = None  # type: ignore[assignment]  # Django then takes psycopg2
     parts = urlsplit(url)
-    login = {
+    login: dict[str, Any] = {
         "ENGINE": "django.db.backends.postgresql",
         "HOST": parts.hostname,
         "PORT": parts.port,
         "NAME": unquote(parts.path[1:]),
         "USER": unquote(parts.username or ""),
         "PASSWORD": unquote(parts.password or ""),
+        "CONN_MAX_AGE": max_age_s,
     }
     binding = {"server_side_binding": True} if driver == "psycopg" else {}
     settings.configure(

@@ -160,6 +160,21 @@ def test_what_varies_beside_the_key_is_not_lost(sql: str, varying: tuple[int, ..
     assert found.sql == ""
 
 
+@pytest.mark.parametrize(
+    ("sql", "number", "keys"),
+    [
+        ("SELECT EXISTS (SELECT 1 FROM t WHERE b = 'x' AND id = 7)", 3, "id = ANY($2)"),
+        ("SELECT EXISTS (SELECT 1 FROM t WHERE id = 7 AND b = 'x')", 2, "id = ANY($1)"),
+        ("SELECT 1 AS one, a FROM t WHERE b = 'x' AND id = 7", 3, "id = ANY($3)"),
+    ],
+)
+def test_the_placeholder_that_takes_the_keys_is_named_as_the_sql_has_it(sql: str, number: int, keys: str) -> None:
+    found = advise(finding("n_plus_one", sql, Child(number, "id", varying=(number,)), POST))
+    assert found is not None
+    assert keys in found.sql
+    assert f"{keys[9:11]} takes an array of the keys" in found.text
+
+
 @pytest.mark.parametrize("column", ["id", "Id"])
 def test_a_parent_is_joined_by_the_name_that_its_result_has(column: str) -> None:
     name = column if column == "id" else f'"{column}"'

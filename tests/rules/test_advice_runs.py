@@ -11,8 +11,10 @@ import pytest
 
 from pgloupe_rules.catalog import Catalog, Catalogs, Table
 from pgloupe_rules.engine import Engine, Settings
+from pgloupe_rules.example import example_of
 from pgloupe_rules.normalise import recognise
 from pgloupe_rules.types import Finding
+from support.psql import paste, shown
 from support.servers import Postgres
 from support.traces import Player
 
@@ -170,11 +172,14 @@ FORMS = [
 
 
 @pytest.mark.parametrize("form", FORMS, ids=lambda form: form.child[:90])
-async def test_a_read_gives_the_rows_of_the_loop(server: Any, form: Form) -> None:
-    advice = loop(form.child, KEYS, parents()).advice
+async def test_a_read_gives_the_rows_of_the_loop_and_so_does_its_example_in_psql(
+    server: Any, postgres: Postgres, library: str, form: Form
+) -> None:
+    finding = loop(form.child, KEYS, parents())
+    advice = finding.advice
     assert advice is not None
     if not form.kind:
-        assert advice.sql == ""
+        assert advice.sql == example_of(finding) == ""
         return
     assert advice.kind == form.kind
     assert advice.sql
@@ -185,7 +190,9 @@ async def test_a_read_gives_the_rows_of_the_loop(server: Any, form: Form) -> Non
         names = list(rows[0].keys()) if rows else names
         expected[key] = [tuple(row) for row in rows]
     got: dict[Any, list[tuple[Any, ...]]] = defaultdict(list)
-    for row in await server.fetch(advice.sql, *[KEYS if value is K else value for value in form.parameters]):
+    answer = await server.fetch(advice.sql, *[KEYS if value is K else value for value in form.parameters])
+    assert sorted(paste(postgres, library, example_of(finding))) == sorted(tuple(map(shown, row)) for row in answer)
+    for row in answer:
         got[row[form.key]].append(tuple(row)[-len(names) :])
     if form.kind == "group_by":
         expected = {key: rows for key, rows in expected.items() if rows[0][0]}

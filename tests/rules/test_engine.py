@@ -253,7 +253,7 @@ def test_results_are_kept_up_to_a_weight() -> None:
     for number in range(400):
         player.run(f"SELECT id FROM t{number}", [], {"id": [1, 2]})
     (session,) = engine._sessions.values()
-    kept = session.states[0].lists()
+    kept = [outcome for _, outcome in session.states[0].lists()]
     assert 0 < sum(result_weight(outcome) for outcome in kept) <= MAX_RESULT_BYTES
     assert kept[-1].statement.query_string == "SELECT id FROM t399"
 

@@ -103,6 +103,20 @@ def rows_of_many_columns_written(client: Client, number: int) -> None:
     client.prepared(f"INSERT INTO t VALUES ({marks})", [b"v%d" % number] * 120, [], [], "INSERT 0 1")
 
 
+def moments_and_amounts_as_text(client: Client, number: int) -> None:
+    values = [
+        b"%d" % number,
+        b"2024-01-01 10:00:00.%06d+05" % number,
+        b"%d.1234567890123456789012345678901234500" % number,
+    ]
+    client.prepared(
+        f"SELECT id FROM t{number % 40} WHERE k = $1 AND at = $2 AND amount = $3",
+        values,
+        small_rows(number, 2),
+        ["id", "a"],
+    )
+
+
 def texts_written(client: Client, number: int) -> None:
     client.prepared(
         f"INSERT INTO t{number % 40} (a, b, c) VALUES ($1, $2, $3)",
@@ -148,6 +162,7 @@ def cursors_without_end(client: Client, number: int) -> None:
         long_lists,
         rows_of_many_columns_written,
         texts_written,
+        moments_and_amounts_as_text,
         writes_and_reads_by_turns,
         tags_without_end,
         cursors_without_end,

@@ -8,6 +8,7 @@ import pytest
 
 from pgloupe_rules.catalog import Catalog, Catalogs, Table
 from pgloupe_rules.engine import Engine, Settings
+from pgloupe_rules.example import example_of
 from pgloupe_rules.normalise import recognise
 from pgloupe_rules.pool import MAX_BYTES_IN_ALL, MAX_ENTRIES, MAX_REST
 from pgloupe_rules.types import Column, Finding, Literal, Outcome, SessionInfo, Slot, Statement, comparable
@@ -144,6 +145,9 @@ def test_look_ups_that_run_at_once_over_a_pool_are_a_loop(sessions: list[int]) -
     assert finding.tags["application_name"] == ["web"]
     assert finding.advice is not None
     assert finding.advice.sql == "SELECT id, name FROM doctor WHERE id = ANY($1)"
+    before, _, keys = example_of(finding).partition("'{")
+    assert before == "SELECT id, name FROM doctor WHERE id = ANY("
+    assert sorted(keys.removesuffix("}');").split(",")) == sorted(map(str, DOCTORS))
     assert finding.distinct_params == 8
     assert finding.total_ms == pytest.approx(24.0)
 
@@ -232,6 +236,7 @@ def test_writes_at_once_are_a_write_loop() -> None:
     pool.gather("UPDATE visit SET seen = true WHERE id = $1", VISITS, [1, 2, 3])
     (finding,) = pool.close()
     assert (finding.rule, finding.count, finding.tables) == ("n_plus_one_write", 8, ("visit",))
+    assert finding.sent is None
 
 
 def test_what_one_connection_shows_by_itself_is_not_reported_twice() -> None:

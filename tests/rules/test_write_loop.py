@@ -112,3 +112,47 @@ def test_a_begin_in_the_same_batch_does_not_hide_the_first_run() -> None:
     play.run("COMMIT")
     (finding,) = play.close()
     assert finding.count == 5
+
+
+@pytest.mark.parametrize(
+    ("end", "severity"),
+    [
+        ("ROLLBACK", "info"),
+        ("ROLLBACK TO SAVEPOINT test", "info"),
+        ("COMMIT", "warning"),
+        ("ROLLBACK AND CHAIN", "info"),
+    ],
+)
+def test_rows_from_nowhere_that_are_rolled_back_are_set_up_for_a_test(end: str, severity: str) -> None:
+    play = player()
+    play.run("BEGIN")
+    play.run("SAVEPOINT test")
+    for number in range(6):
+        play.run("INSERT INTO reading (value) VALUES ($1)", [number])
+    play.run(end)
+    (finding,) = play.close()
+    assert (finding.rule, finding.count, finding.severity) == ("n_plus_one_write", 6, severity)
+
+
+def test_rows_that_follow_a_list_are_a_loop_though_they_are_rolled_back() -> None:
+    play = player()
+    play.run("BEGIN")
+    play.run("SELECT id FROM visit WHERE day = $1", ["2026-03-01"], {"id": IDS})
+    for number in IDS:
+        play.run("UPDATE visit SET state = 'x' WHERE id = $1", [number])
+    play.run("ROLLBACK")
+    (finding,) = play.close()
+    assert (finding.rule, finding.severity, finding.confidence) == ("n_plus_one_write", "warning", "proven")
+
+
+def test_what_comes_after_a_set_up_that_failed_keeps_its_severity() -> None:
+    play = player()
+    play.run("BEGIN")
+    for number in range(6):
+        play.run("INSERT INTO reading (value) VALUES ($1)", [number])
+    play.run("SAVEPOINT s")
+    play.run("INSERT INTO reading (value) VALUES ($1)", [1], error="23505")
+    play.run("ROLLBACK TO SAVEPOINT s")
+    play.run("COMMIT")
+    (finding,) = play.close()
+    assert finding.severity == "warning"
