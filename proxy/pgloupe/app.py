@@ -16,6 +16,7 @@ import logging
 import re
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -39,9 +40,10 @@ from pgloupe.ops.statistics import Statistics
 from pgloupe.report.budget import Budget
 from pgloupe.report.ignores import Ignores
 from pgloupe.report.model import Report
-from pgloupe.session.context import Context, sets_by_function
+from pgloupe.session.context import Context
 from pgloupe.session.gate import GatedSession
 from pgloupe.session.session import Session
+from pgloupe.session.set_config import sets_by_function
 from pgloupe.urls import Address, Upstream, parse_upstream
 from pgloupe_rules.allow import Hints
 from pgloupe_rules.cacheable import CacheRules
@@ -68,6 +70,10 @@ _READING: Final = ("SELECT", "WITH", "(", "TABLE", "VALUES")
 
 _QUERYING: Final = (*_READING, "COPY", "DECLARE")
 """How a template that runs a query without writing may begin."""
+
+_LOGIN_S: Final = 60.0
+"""After so long a session has logged in, so that it has its settings (authentication_timeout)."""
+_RECENT_LIMIT: Final = 10_000
 
 TICK_S: Final = 1.0
 """How often units of work that went silent are closed."""
@@ -101,6 +107,7 @@ class App:
         self.cache: Cache | None = None
         self._tasks = Tasks()
         self._defaults = 0
+        self._recent: deque[tuple[float, Context]] = deque()  # sessions that may have begun with other settings
         self._started_s = time.monotonic()
         self._slow_findings = slow_findings
         self.tls = TlsContexts(settings.tls)
@@ -113,6 +120,8 @@ class App:
         if not self.cache_rules.empty:
             self.cache = self._make_cache()
             self.cache.need_stream = _need_stream(settings)
+            self.cache.dependencies.on_defaults = self._defaults_differ
+            self.cache.dependencies.on_steady = self._defaults_stay
             desk = CacheDesk(self.cache, str(settings.upstream), self._tasks)
         self.listener = Listener(
             settings.upstream,
@@ -181,6 +190,9 @@ class App:
         if self.cache is None:
             return Session(info, self.recognition)
         context = Context(startup, str(self._defaults))
+        self._recent.append((time.monotonic(), context))
+        if len(self._recent) > _RECENT_LIMIT:
+            self._recent.popleft()[1].separate()
         if "replication" in startup:
             context.distrust("a replication connection")
         return GatedSession(info, self.recognition, context, self)
@@ -233,6 +245,8 @@ class App:
         effect = effect_of(recognised)
         if effect.kind is EffectKind.EVERYTHING or 'U&"' in recognised.bare.upper():
             return True
+        if effect.kind is not EffectKind.NOTHING and "pg_settings" in recognised.bare.lower():
+            return True  # an UPDATE of this view is a SET
         if self._runs_code(recognised, effect, ""):
             return True
         calls = recognised.template.text.count("set_config")
@@ -246,6 +260,19 @@ class App:
 
     def defaults_changed(self) -> None:
         self._defaults += 1
+
+    def _defaults_differ(self) -> None:
+        """Somebody past us changed with what settings sessions begin. Of those that began since nobody did, which have which
+        is not known."""
+        self._defaults += 1
+        for _, context in self._recent:
+            context.separate()
+        self._recent.clear()
+
+    def _defaults_stay(self, at_s: float) -> None:
+        """At this time nobody had changed that."""
+        while self._recent and self._recent[0][0] < at_s - _LOGIN_S:
+            self._recent.popleft()
 
     # --- what the sessions report ---
 

@@ -192,7 +192,7 @@ async def _by_catalogs(
             out.reason = "; ".join(
                 f"{name}() is {words.get(name.rpartition('.')[2], 'not known to be immutable')}" for name in blamed
             )
-    found = dependencies.reads(shape.tables, shape.functions, session.database)
+    found = dependencies.reads(shape.tables, shape.functions, session.database, recognised.template)
     if not isinstance(found, str):
         out.depends_on = found
     elif out.cached:

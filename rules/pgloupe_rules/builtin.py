@@ -92,3 +92,9 @@ HARMLESS: Final = IMMUTABLE | _names("""
     uuid bytea inet cidr macaddr name oid
 """)
 """Writes no table, in any form. Types stand here because a type with a modifier looks like a call."""
+
+
+def bare_name(function: str) -> str:
+    """The bare name of a function that can be a built-in one; "" if it is qualified with another schema."""
+    schema, _, name = function.rpartition(".")
+    return name if schema in ("", "pg_catalog") else ""

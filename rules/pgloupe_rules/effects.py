@@ -21,6 +21,7 @@ from pgloupe_rules.lexer import lex
 from pgloupe_rules.normalise import MAX_TEXT
 from pgloupe_rules.shape import functions as functions_of
 from pgloupe_rules.shape import parse, shape_of
+from pgloupe_rules.tok import KEY, NAME, Tok
 from pgloupe_rules.types import WRITES, Kind, Recognised, Template
 
 _MEMO_LIMIT: Final = 8192
@@ -87,6 +88,10 @@ _QUIET_WORDS: Final = frozenset(
         "VACUUM",
     ]
 )
+_WRITING_WORDS: Final = frozenset({"INSERT", "UPDATE", "DELETE", "MERGE", "INTO"})
+_BEFORE_NO_UPDATE: Final = frozenset({"FOR", "KEY", "DO"})
+_NONE: Final[frozenset[str]] = frozenset()
+_PARTS_LIMIT: Final = 4
 _READING_WORDS: Final = frozenset({"SELECT", "VALUES", "TABLE", "WITH"})
 
 
@@ -124,13 +129,55 @@ def _effect(template: Template) -> Effect:
     if first == "TRUNCATE":
         cascades = re.search(r"\bCASCADE\b", text, re.IGNORECASE) is not None
         return EVERYTHING if cascades or not shape.written else Effect(EffectKind.TABLES, frozenset(shape.written))
-    if shape.kind in WRITES and shape.kind != Kind.MERGE and len(shape.written) == 1:
-        # one writing word: the statement's own, and INTO only after INSERT
-        words = [word for word in _WRITING.findall(_LOCKING.sub(" ", text)) if word != "INTO"]
-        into = len(re.findall(r"\bINTO\b", text))
-        if words == [shape.kind.value.upper()] and into == (1 if shape.kind == Kind.INSERT else 0):
-            return _with_functions(frozenset(shape.written), shape.functions, shape.written)
+    if shape.kind in WRITES or shape.kind == Kind.SELECT:
+        targets = _targets(canonicalise(lex(text)[0]))
+        if targets and targets.issuperset(shape.written):
+            # `THEN INSERT (a, b)` shows that word as a function
+            return _with_functions(targets, shape.functions, (*targets, "insert"))
     return EVERYTHING
+
+
+def _targets(toks: list[Tok]) -> frozenset[str]:
+    """The tables that INSERT, UPDATE, DELETE and MERGE name as their targets, in a WITH too; empty where a word that may write
+    stands anywhere else."""
+    found: set[str] = set()
+    words = {tok.text for tok in toks if tok.kind == KEY}
+    merges = "MERGE" in words and "CASE" not in words  # THEN stands before its actions
+    after = 0  # INTO belongs to the word before it up to here
+    for index, tok in enumerate(toks):
+        if tok.kind != KEY or tok.text not in _WRITING_WORDS:
+            continue
+        before = toks[index - 1].text if index else ""
+        if tok.text == "INTO":
+            if index != after:
+                return _NONE
+            continue
+        if tok.text == "UPDATE" and before in _BEFORE_NO_UPDATE:
+            continue
+        if before == "THEN":
+            if not merges:
+                return _NONE
+            continue
+        at = index + 1
+        if tok.text != "UPDATE":
+            if at >= len(toks) or toks[at].text != ("FROM" if tok.text == "DELETE" else "INTO"):
+                return _NONE
+            after = at
+            at += 1
+        if at < len(toks) and toks[at].text == "ONLY":
+            at += 1
+        end = at
+        while end + 2 < len(toks) and toks[end].kind == NAME and toks[end + 1].text == ".":
+            end += 2
+        if end >= len(toks) or toks[end].kind != NAME or end - at > _PARTS_LIMIT:
+            return _NONE
+        names = [_unquoted(toks[part].text) for part in range(at, end + 1, 2)]
+        found.add(".".join(names[-2:]))
+    return frozenset(found)
+
+
+def _unquoted(name: str) -> str:
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name
 
 
 def _calls(text: str) -> tuple[str, ...]:

@@ -52,6 +52,7 @@ CREATE FUNCTION mixed(int) RETURNS int LANGUAGE sql IMMUTABLE AS 'SELECT $1';
 CREATE FUNCTION mixed(text) RETURNS int LANGUAGE sql VOLATILE AS 'SELECT 1';
 CREATE FUNCTION lower(int) RETURNS int LANGUAGE sql VOLATILE AS 'SELECT $1';
 CREATE TABLE "Mixed.Case" (id int);
+CREATE SEQUENCE seq;
 CREATE SCHEMA other;
 CREATE TABLE other.author (id int);
 """
@@ -130,6 +131,7 @@ async def test_a_write_reaches_cascades_partitions_and_views(
         ("secret_view", "row-level security"),
         ("no_such_table", "unknown table"),
         ("pg_class", "unknown table"),
+        ("seq", "unknown table"),
     ],
 )
 async def test_a_read_depends_on_what_is_under_it(
@@ -191,6 +193,26 @@ async def test_without_a_connection_the_mode_is_coarse() -> None:
     assert dependencies.reads(("public.Author",)) == ("author",)
     assert dependencies.writes(frozenset({"author"})) is None
     await dependencies.close()
+
+
+async def test_catalogs_that_could_not_be_read_are_asked_for_again_soon() -> None:
+    clock = Clock()
+    dependencies = Dependencies("postgresql://nobody@127.0.0.1:1/none", timeout_s=2.0, refresh_s=30, clock=clock)
+    await dependencies.refresh()
+    assert not dependencies.due()
+    clock.now_s += 6
+    assert dependencies.due()
+    await dependencies.close()
+
+
+async def test_many_ddl_statements_have_the_catalogs_read_once(own_url: str) -> None:
+    async with started(dependencies=Dependencies(own_url)) as cache:
+        before = cache.dependencies.refreshes
+        for _ in range(50):
+            await write(cache)
+        await settled(cache)
+        assert cache.dependencies.refreshes == before + 1
+        assert (await look(cache, read("a", "author"))).ticket is not None
 
 
 async def test_a_lost_connection_is_made_again(own_url: str) -> None:
