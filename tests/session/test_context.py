@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pgloupe.session.context import MAX_SETTINGS, Context
+from pgloupe.session.set_config import NO_ANSWER
 from pgloupe_rules.types import Recognised
 from support.conversation import recognise
 
@@ -24,6 +25,8 @@ def after(*queries: str, startup: dict[str, str] | None = None) -> bytes | None:
 
 def run(context: Context, query: str) -> None:
     tag = " ".join(query.upper().split()[: 2 if query.startswith("DISCARD") else 1])
+    if tag == "SELECT":
+        tag = "SELECT 1"
     context.completed(text(query), tag, unknown_effect=False)
 
 
@@ -105,7 +108,14 @@ def test_what_ends_with_its_transaction_changes_nothing(query: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "query", ["SET search_path FROM CURRENT", "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY"]
+    "query",
+    [
+        "SET search_path FROM CURRENT",
+        "SET SESSION CHARACTERISTICS AS TRANSACTION READ SOMETIMES",
+        "SET SEED 0.5",
+        'SET app."\u00c9" = 1',
+        f"SET app.{'x' * 60} = 1",
+    ],
 )
 def test_a_set_that_is_not_understood_costs_the_trust_until_discard_all(query: str) -> None:
     assert after(query) is None
@@ -131,12 +141,56 @@ def test_a_setting_of_a_transaction_that_was_rolled_back_does_not_count() -> Non
     assert context.key() == NOTHING
 
 
-def test_a_rollback_to_a_savepoint_after_a_setting_costs_the_trust() -> None:
+def in_one_transaction(*queries: str) -> bytes | None:
     context = Context({})
-    run(context, "SET search_path = a")
-    context.completed(text("ROLLBACK TO SAVEPOINT s"), "ROLLBACK", unknown_effect=False)
+    for query in queries:
+        run(context, query)
     context.ended(committed=True)
-    assert context.key() is None
+    return context.key()
+
+
+@pytest.mark.parametrize(
+    ("queries", "same"),
+    [
+        (["SAVEPOINT s", "SET a.x = 1", "ROLLBACK TO s"], []),
+        (["SAVEPOINT s", "SET a.x = 1", "RELEASE s"], ["SET a.x = 1"]),
+        (["SAVEPOINT s", "SET a.x = 1", "RELEASE SAVEPOINT s"], ["SET a.x = 1"]),
+        (["SET a.x = 1", "SAVEPOINT s", "SET a.x = 2", "ROLLBACK TO SAVEPOINT s"], ["SET a.x = 1"]),
+        (["SET a.x = 1", "SAVEPOINT s", "SET a.x = 2", "ROLLBACK TO s", "SET a.y = 3"], ["SET a.x = 1", "SET a.y = 3"]),
+        (["SAVEPOINT s", "SET a.x = 1", "SAVEPOINT t", "SET a.y = 1", "ROLLBACK TO t"], ["SET a.x = 1"]),
+        (["SAVEPOINT s", "SET a.x = 1", "SAVEPOINT t", "SET a.y = 1", "RELEASE t", "ROLLBACK TO s"], []),
+        (["SAVEPOINT s", "SET a.x = 1", "SAVEPOINT s", "SET a.y = 1", "ROLLBACK TO s"], ["SET a.x = 1"]),
+        (["SAVEPOINT s", "SET a.x = 1", "SAVEPOINT s", "RELEASE s", "ROLLBACK WORK TO s"], []),
+        (['SAVEPOINT "S"', "SET a.x = 1", "SAVEPOINT s", "SET a.y = 1", 'ROLLBACK TO "S"'], []),
+        (["SAVEPOINT S", "SET a.x = 1", "ROLLBACK TRANSACTION TO SAVEPOINT s"], []),
+        (["SAVEPOINT s", "ROLLBACK TO s", "SET a.x = 1", "ROLLBACK TO s"], []),
+    ],
+)
+def test_savepoints_undo_the_settings_behind_them(queries: list[str], same: list[str]) -> None:
+    assert in_one_transaction(*queries) == in_one_transaction(*same)
+
+
+@pytest.mark.parametrize(
+    "queries",
+    [
+        ["SET a.x = 1", "ROLLBACK TO SAVEPOINT nobody_knows"],
+        ['SAVEPOINT "\u00c9"', "SET a.x = 1"],
+        [f"SAVEPOINT {'s' * 64}", "SET a.x = 1"],
+        [*[f"SAVEPOINT s{n}" for n in range(MAX_SETTINGS + 1)], "SET a.x = 1"],
+    ],
+)
+def test_a_savepoint_that_is_not_known_costs_the_trust(queries: list[str]) -> None:
+    assert in_one_transaction(*queries) is None
+
+
+def test_a_transaction_that_is_rolled_back_whole_costs_no_trust_whatever_its_savepoints_were() -> None:
+    for last in ("ROLLBACK", "ROLLBACK WORK", "ROLLBACK AND NO CHAIN"):
+        context = Context({})
+        for query in (f"SAVEPOINT {'s' * 64}", "SET a.x = 1", last):
+            run(context, query)
+        context.ended(committed=False)
+        context.ended(committed=True)
+        assert context.key() == NOTHING
 
 
 def test_a_rollback_to_a_savepoint_without_a_setting_costs_nothing() -> None:
@@ -213,6 +267,86 @@ def test_names_and_values_cannot_be_mistaken_for_each_other() -> None:
 def test_encodings_in_which_text_cannot_be_read_cost_the_trust(name: str, value: str) -> None:
     context = Context({})
     context.reported(name, value)
+    assert context.key() is None
+
+
+@pytest.mark.parametrize("name", sorted(NO_ANSWER))
+def test_settings_that_change_no_answer_are_not_in_the_key(name: str) -> None:
+    assert after(f"SET {name} = 7") == NOTHING
+    assert after(f"SELECT set_config('{name}', '7', false)") == NOTHING
+    assert after(startup={name: "7"}) == NOTHING
+    assert after(startup={"options": f"-c {name}=7 --{name.replace('_', '-')}=8"}) == NOTHING
+    path = after(startup={"options": "-c search_path=a"})
+    assert after(startup={"options": f" -c {name}=7 -c search_path=a"}) == path != NOTHING
+
+
+@pytest.mark.parametrize("options", ["-c a.b=x\\ y -c jit=off", "-cjit", "-E", "jit=off", "-c a.b=1 -c", "-B 7"])
+def test_options_that_are_not_understood_are_kept_as_they_are(options: str) -> None:
+    others = [after(startup={"options": options + more}) for more in ("", " -c a.b=2")]
+    assert len({NOTHING, *others}) == 3
+
+
+def test_an_empty_parameter_at_the_start_is_one_too() -> None:
+    assert after(startup={"search_path": ""}) != NOTHING
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("SELECT set_config('search_path', 'a, b', false)", "SET search_path = 'a, b'"),
+        ("SELECT set_config('search_path', 'a', false)", "SELECT set_config('search_path', 'b', false)"),
+        ("SELECT set_config('app.x', 'a', false)", "SELECT set_config('app.y', 'a', false)"),
+        ("SELECT set_config('role', 'a', false)", "SELECT set_config('session_authorization', 'a', false)"),
+        (
+            "SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY",
+            "SET SESSION CHARACTERISTICS AS TRANSACTION READ WRITE",
+        ),
+        ("SET SESSION AUTHORIZATION r", "SET ROLE r"),
+    ],
+)
+def test_what_may_differ_has_two_keys(one: str, other: str) -> None:
+    keys = {after(one), after(other), NOTHING}
+    assert len(keys) == 3
+    assert None not in keys
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "SELECT set_config('search_path', 'a', true)",
+        "SELECT set_config('search_path', NULL, false)",
+        "SELECT set_config('search_path', 'a', 'yes'), set_config('app.x', 'b', 't')",
+        "SELECT set_config('search_path', 'a', false), set_config('SEARCH_PATH', NULL, NULL)",
+        "SELECT set_config('jit', 'off', false), current_setting('search_path')",
+    ],
+)
+def test_calls_of_set_config_without_a_lasting_effect_change_nothing(query: str) -> None:
+    assert after(query) == NOTHING
+
+
+def test_set_config_and_set_are_of_one_setting() -> None:
+    set_a = "SELECT set_config('search_path', 'a', false)"
+    assert after("SET search_path = b", set_a) == after(set_a) != after(set_a, "SET search_path = b")
+    assert after(set_a, "RESET search_path") == NOTHING
+    assert after(set_a, "SELECT set_config('search_path', NULL, false)") == NOTHING
+
+
+def test_the_settings_of_a_transaction_under_way_are_told() -> None:
+    for query in ("SET LOCAL a.x = 1", "SELECT set_config('a.x', '1', true)", "SET a.x = 1", "SET LOCAL ROLE r"):
+        context = Context({})
+        run(context, query)
+        assert context.pending
+        context.ended(committed=False)
+        assert not context.pending
+        assert context.key() == NOTHING
+
+
+def test_a_text_that_was_sent_in_another_encoding_is_not_taken_for_the_same() -> None:
+    context = Context({})
+    context.reported("client_encoding", "LATIN1")
+    context.reported("client_encoding", "UTF8")
+    run(context, "SET a.x = '\u00e9'")
+    context.ended(committed=True)
     assert context.key() is None
 
 

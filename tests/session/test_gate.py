@@ -648,7 +648,7 @@ def test_a_setting_in_a_query_that_fails_does_not_count() -> None:
         ("CALL p()", "CALL"),
         ("CREATE TEMP TABLE author (id int)", "CREATE TABLE"),
         ("EXECUTE plan", "SELECT 1"),
-        ("SELECT set_config('search_path', 'a', false)", "SELECT 1"),
+        ("SELECT set_config('search_path', 'a' || 'b', false)", "SELECT 1"),
     ],
 )
 def test_a_session_in_which_anything_may_have_happened_is_not_answered(query: str, tag: str) -> None:
@@ -670,7 +670,7 @@ def test_a_session_in_which_anything_may_have_happened_is_not_answered(query: st
 def test_a_statement_with_unknown_effects_counts_also_if_it_is_never_fetched_to_its_end(limits: list[int]) -> None:
     talk = gated()
     warm(talk)
-    query = "SELECT set_config('search_path', 'a', false)"
+    query = "SELECT set_config('search_path', 'a' || 'b', false)"
     talk.client(
         build_parse("", query), build_bind("", ""), *[build_execute("", limit) for limit in limits], build_sync()
     )

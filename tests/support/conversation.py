@@ -16,6 +16,7 @@ from pgloupe.session.actions import Action, Ask, BeginWrite, EndWrite, Fill
 from pgloupe.session.context import Context
 from pgloupe.session.gate import GatedSession
 from pgloupe.session.session import Session
+from pgloupe.session.set_config import sets_by_function
 from pgloupe.wire.backend import PARSE_COMPLETE
 from pgloupe.wire.codes import BackendCode, FrontendCode
 from pgloupe.wire.frontend import (
@@ -147,7 +148,10 @@ class Policy:
         return None if effect.kind is EffectKind.EVERYTHING else effect.tables
 
     def strange(self, recognised: Recognised) -> bool:
-        return effect_of(recognised).kind is EffectKind.EVERYTHING or "set_config" in recognised.template.text
+        if effect_of(recognised).kind is EffectKind.EVERYTHING:
+            return True
+        calls = recognised.template.text.count("set_config")
+        return calls > 0 and sets_by_function(recognised.bare, calls)
 
     def unasked(self, statement: Statement, why: str) -> None:
         pass

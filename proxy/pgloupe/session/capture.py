@@ -1,7 +1,7 @@
 """The reply of one cycle, collected as the backend sent it, for the cache.
 
 Only a clean reply is kept: rows, and a command tag or the end of a row limit, with nothing unusual among them and the
-session idle behind them. ParseComplete, BindComplete and ReadyForQuery are made anew for each answer.
+session idle behind them. ParseComplete, BindComplete, CloseComplete and ReadyForQuery are made anew for each answer.
 
 Source: protocol documentation, "Extended Query".
 """
@@ -90,7 +90,7 @@ class Capture:
         self.body.clear()
 
 
-_UNSTORED: Final = frozenset({BackendCode.PARSE_COMPLETE, BackendCode.BIND_COMPLETE})
+_UNSTORED: Final = frozenset({BackendCode.PARSE_COMPLETE, BackendCode.BIND_COMPLETE, BackendCode.CLOSE_COMPLETE})
 
 _STORED: Final = frozenset(
     {

@@ -1,9 +1,10 @@
 """Which frames at the head of the frontend's queue make a cycle that may be answered here.
 
-A cycle is one simple Query with one statement, or `[Parse] Bind [Describe portal] Execute Sync` on the unnamed portal. A row
-limit is part of the question: with Sync right behind it the portal ends, so the rows up to the limit are the whole answer
+A cycle is one simple Query with one statement, or `[Parse] Bind [Describe portal] Execute [Close portal] Sync` on the unnamed
+portal, with a Flush behind any of them (pg8000 sends some), since the Sync at the end flushes anyway. A row limit is part of the question: with Sync right behind it the portal ends, so the rows up to the limit are the whole answer
 (asyncpg's fetchrow and fetchval ask so); the answer is kept for that limit only. A Parse in it must be that of the unnamed statement: a named one goes to the server, which costs one
-round trip in the life of a session, and the server really has what the client believes it has.
+round trip in the life of a session, and the server really has what the client believes it has. Without a Describe the client
+reads the rows by what it was told before, which is `Prepared.columns`; that is a part of the question then.
 
 What may yet become a cycle (its last frames have not arrived) is held only while the text is known to be one that a rule
 allows to cache; everything else goes on at once.
@@ -42,7 +43,7 @@ MAX_CYCLE_FRAME_BYTES: Final = 65_536
 class Cycle:
     """A cycle found at the head of the queue, `length` frames long. `length` is NONE or PARTIAL where there is none."""
 
-    __slots__ = ("bind", "described", "length", "limit", "parse", "prepared", "query", "recognised", "simple")
+    __slots__ = ("bind", "closed", "described", "length", "limit", "parse", "prepared", "query", "recognised", "simple")
 
     def __init__(self, length: int) -> None:
         self.length = length
@@ -55,6 +56,8 @@ class Cycle:
         self.bind = b""
         self.described = False
         """A RowDescription is part of the reply."""
+        self.closed = False
+        """A CloseComplete is part of the reply."""
         self.limit = 0
         """Row limit of the Execute, 0 for none."""
 
@@ -84,7 +87,12 @@ def _find(queue: deque[QueuedFrame], statements: Statements, recognise: Recognis
             return _NO_CYCLE
         cycle.parse = raw
         cycle.prepared = Prepared("", query, recognise(query), oids)
-        position = 1
+        former = statements.prepared("")
+        if former is not None:
+            cycle.prepared.inherit(former)
+        position = _behind(queue, 0)
+        if position == _WAITS:
+            return _NO_CYCLE
     if position < len(queue):
         code, raw, count, _ = queue[position]
         if code != FrontendCode.BIND or count != WHOLE or len(raw) > MAX_CYCLE_FRAME_BYTES:
@@ -103,30 +111,51 @@ def _find(queue: deque[QueuedFrame], statements: Statements, recognise: Recognis
         return _NO_CYCLE
     cycle.query = prepared.query_string
     cycle.recognised = prepared.recognised
-    position += 1
-    if position < len(queue) and queue[position][0] == FrontendCode.DESCRIBE:
+    position = _behind(queue, position)
+    if _code(queue, position) == FrontendCode.DESCRIBE:
         # a piece of a longer message is no such message, which is what the parsers say
         if parse_named(queue[position][1]) != ("P", ""):
             return _NO_CYCLE
         cycle.described = True
-        position += 1
-    if position < len(queue):
-        if queue[position][0] != FrontendCode.EXECUTE:
-            return _NO_CYCLE
+        position = _behind(queue, position)
+    if _code(queue, position) == FrontendCode.EXECUTE:
         portal, cycle.limit = parse_execute(queue[position][1])
         if portal:
             return _NO_CYCLE
-        position += 1
-        if position < len(queue):
-            if queue[position][0] != FrontendCode.SYNC or len(queue[position][1]) != HEADER_BYTES:
+        position = _behind(queue, position)
+        if _code(queue, position) == FrontendCode.CLOSE:
+            if parse_named(queue[position][1]) != ("P", ""):
                 return _NO_CYCLE
+            cycle.closed = True
+            position = _behind(queue, position)
+        if _code(queue, position) == FrontendCode.SYNC:
             # without a RowDescription in the reply only the one that the client was given says what the rows mean
-            if not cycle.described and not prepared.columns:
+            if len(queue[position][1]) != HEADER_BYTES or not (cycle.described or prepared.columns):
                 return _NO_CYCLE
             cycle.length = position + 1
             return cycle
+    if position < len(queue) or position == _WAITS:
+        return _NO_CYCLE
     cycle.length = PARTIAL
     return cycle
+
+
+_WAITS: Final = 1 << 30
+
+
+def _code(queue: deque[QueuedFrame], position: int) -> int:
+    return queue[position][0] if position < len(queue) else -1
+
+
+def _behind(queue: deque[QueuedFrame], position: int) -> int:
+    """The place behind a message and the Flush that may follow it; `_WAITS` where nothing follows the Flush: the client may
+    be waiting for what it asks for, so nothing is to be held."""
+    position += 1
+    if _code(queue, position) == FrontendCode.FLUSH:
+        if len(queue[position][1]) != HEADER_BYTES or position + 1 >= len(queue):
+            return _WAITS
+        position += 1
+    return position
 
 
 def _simple(raw: bytes, recognise: Recogniser) -> Cycle:

@@ -33,7 +33,7 @@ from pgloupe.session.session import Session
 from pgloupe.session.statements import UNKNOWN
 from pgloupe.session.states import Phase
 from pgloupe.session.writes import Effects, Writes
-from pgloupe.wire.backend import BIND_COMPLETE, PARSE_COMPLETE, READY_IDLE
+from pgloupe.wire.backend import BIND_COMPLETE, CLOSE_COMPLETE, PARSE_COMPLETE, READY_IDLE
 from pgloupe.wire.codes import BackendCode, FrontendCode, TransactionStatus
 from pgloupe.wire.frames import BROKEN, Frame
 from pgloupe.wire.frontend import parse_bind_names, parse_bind_values
@@ -147,6 +147,7 @@ class GatedSession(Session):
             and not self._last_word
             and self._now_s - self._sent_s < KEEP_ALIVE_S
             and self._context.key() is not None
+            and not self._context.pending  # by Execute and Flush: the transaction is open
         )
 
     def _consider(self, cycle: Cycle) -> bool:
@@ -238,7 +239,11 @@ class GatedSession(Session):
             request = Request(Kind.EXECUTE)
             request.portal = portal
             request.statements = (observer.execute(portal, received_s),)
+            if row_description and cycle.prepared is not None:
+                observer.statements.told(cycle.prepared, row_description)
             reply = (PARSE_COMPLETE if cycle.parse else b"") + BIND_COMPLETE + row_description + body
+            if cycle.closed:
+                reply += CLOSE_COMPLETE
         request.columns = row_description or (cycle.prepared.columns if cycle.prepared is not None else b"")
         # a Sync that is due goes to the server, which ends its transaction and says that it is ready
         for _ in range(cycle.length - 1 if self._open else cycle.length):
@@ -299,6 +304,8 @@ class GatedSession(Session):
             return "in a transaction block"
         if self._context.reason:
             return f"the session: {self._context.reason}"
+        if self._context.pending:
+            return "the transaction has settings of its own"
         if len(request.statements) > 1:
             return "several statements in one Query"
         if not statement.serial:

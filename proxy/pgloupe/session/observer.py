@@ -292,7 +292,7 @@ class Observer(Ledger):
             self._expect(kind == Kind.EXECUTE, code, kind)
             self.pipeline.pop()
             if head.statements:
-                self._effects(head.statements[0], "")  # it may never be fetched to its end
+                self._effects(head.statements[0], "", head.portal)  # it may never be fetched to its end
             self._end(head, Status.SUSPENDED, received_s, delivered_s)
         elif code == BackendCode.EMPTY_QUERY_RESPONSE:
             self._expect(kind in (Kind.EXECUTE, Kind.QUERY), code, kind)
@@ -332,6 +332,7 @@ class Observer(Ledger):
         elif head.kind == Kind.DESCRIBE_PORTAL:
             if head.portal is not None:
                 head.portal.columns = raw
+                self.statements.told(head.portal.prepared, raw)
                 self._hand_down(head.portal, raw)
         else:
             raise _unfit(BackendCode.ROW_DESCRIPTION, head.kind)
@@ -348,7 +349,7 @@ class Observer(Ledger):
         if head.index < len(head.statements):
             statement = head.statements[head.index]
             self.statements.completed(tag, statement.recognised, statement.sequence)
-            self._effects(statement, tag)
+            self._effects(statement, tag, head.portal)
             if tag in _BLOCK_TAGS:
                 self._block(tag, statement)
         else:  # of a Query that nobody could read
@@ -361,11 +362,11 @@ class Observer(Ledger):
             head.index += 1
             head.columns = b""
 
-    def _effects(self, statement: Statement, tag: str) -> None:
+    def _effects(self, statement: Statement, tag: str, portal: Portal | None) -> None:
         """What the statement has done to the session."""
         if self.context is not None:
             unknown = statement.sequence in self.unknown_effect
-            self.context.completed(statement.recognised, tag, unknown_effect=unknown)
+            self.context.completed(statement.recognised, tag, unknown_effect=unknown, portal=portal)
 
     def _failed_effects(self, statement: Statement) -> None:
         """What failed has done nothing to the session, unless it could commit before it failed."""

@@ -15,6 +15,7 @@ import re
 from typing import Final
 
 from pgloupe.errors import ProtocolViolation
+from pgloupe.wire.backend import without_formats
 from pgloupe.wire.frontend import Formats, parse_bind_values
 from pgloupe.wire.values import decode_parameter
 from pgloupe_rules.types import Literal, Recognised, Slot, Statement, Template, Value, comparable
@@ -62,7 +63,7 @@ class Prepared:
         self.oids = oids
         """Parameter types: those of Parse, then those of ParameterDescription."""
         self.columns = b""
-        """The RowDescription frame of a statement-Describe, b"" if unknown."""
+        """The RowDescription frame of a statement-Describe, or of the first portal without its formats; b"" if unknown."""
         self.doubt = 0
         """While its Parse is not answered and the name may yet mean what it meant before: the Sync behind which it does so
         if the Parse fails. 0 for no doubt."""
@@ -189,6 +190,12 @@ class Statements:
             prepared.weigh()
             self._bytes += prepared.weight
             self._make_room()
+
+    def told(self, prepared: Prepared, row_description: bytes) -> None:
+        """The client was told of a portal of this statement what it gives: it may leave out the Describe from then on, as
+        pgjdbc does. The same for all portals but for the formats, which come with each Bind."""
+        if prepared.name and not prepared.columns and row_description:
+            self.described(prepared, columns=without_formats(row_description))
 
     def _make_room(self) -> None:
         while len(self._prepared) > MAX_PREPARED or (self._bytes > MAX_PREPARED_BYTES and len(self._prepared) > 1):

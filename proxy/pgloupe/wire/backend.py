@@ -25,6 +25,7 @@ FieldDescription: TypeAlias = tuple[str, int, int, int, int]
 
 PARSE_COMPLETE: Final = build_frame(BackendCode.PARSE_COMPLETE)
 BIND_COMPLETE: Final = build_frame(BackendCode.BIND_COMPLETE)
+CLOSE_COMPLETE: Final = build_frame(BackendCode.CLOSE_COMPLETE)
 READY_IDLE: Final = build_frame(BackendCode.READY_FOR_QUERY, b"I")
 
 
@@ -42,6 +43,21 @@ def parse_row_description(raw: bytes) -> tuple[FieldDescription, ...]:
     except (StructError, ValueError) as error:
         raise ProtocolViolation("a RowDescription message is cut short") from error
     return tuple(out)
+
+
+def without_formats(raw: bytes) -> bytes:
+    """A RowDescription of a portal as that of its statement: all formats are text there, because they are not known yet.
+    b"" for what is no RowDescription."""
+    out = bytearray(raw)
+    try:
+        (count,) = _SHORT.unpack_from(raw, HEADER_BYTES)
+        offset = HEADER_BYTES + 2
+        for _ in range(count):
+            offset = raw.index(b"\0", offset) + 1 + _FIELD.size
+            _SHORT.pack_into(out, offset - 2, 0)
+    except (StructError, ValueError):
+        return b""
+    return bytes(out) if offset == len(raw) else b""
 
 
 def parse_parameter_description(raw: bytes) -> tuple[int, ...]:
