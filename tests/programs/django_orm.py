@@ -58,4 +58,5 @@ def main() -> None:
     print(json.dumps(seen, default=str))
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -177,10 +177,16 @@ def test_savepoints_undo_the_settings_behind_them(queries: list[str], same: list
         ['SAVEPOINT "\u00c9"', "SET a.x = 1"],
         [f"SAVEPOINT {'s' * 64}", "SET a.x = 1"],
         [*[f"SAVEPOINT s{n}" for n in range(MAX_SETTINGS + 1)], "SET a.x = 1"],
+        # the server takes both names for one
+        [f"SAVEPOINT {'s' * 63}", "SET a.x = 1", f"SAVEPOINT {'s' * 64}", f"ROLLBACK TO {'s' * 63}"],
     ],
 )
 def test_a_savepoint_that_is_not_known_costs_the_trust(queries: list[str]) -> None:
     assert in_one_transaction(*queries) is None
+
+
+def test_a_savepoint_that_is_not_known_costs_nothing_where_nothing_is_set() -> None:
+    assert in_one_transaction(f"SAVEPOINT {'s' * 64}", f"ROLLBACK TO {'s' * 64}", "RELEASE nobody_knows") == NOTHING
 
 
 def test_a_transaction_that_is_rolled_back_whole_costs_no_trust_whatever_its_savepoints_were() -> None:

@@ -88,6 +88,7 @@ class Context:
     __slots__ = (
         "_foreign",
         "_key",
+        "_made",
         "_pending",
         "_reported",
         "_savepoints",
@@ -107,6 +108,7 @@ class Context:
         self._pending: list[tuple[str, str | None]] = []
         self._savepoints: list[tuple[str, int]] = []  # open ones, and how many of `_pending` came before
         self._unsettled = False  # the transaction that goes on has settings of its own
+        self._made = False  # it has made settings, though a savepoint may have undone them
         self._foreign = False  # the client's encoding was not always UTF8: one text may have been sent as several bytes
         self._key: bytes | None = None
         self.reason = ""
@@ -230,11 +232,12 @@ class Context:
         self._pending.clear()
         self._savepoints.clear()
         self._unsettled = False
+        self._made = False
         self.tainted = False
 
     def ended(self, *, committed: bool) -> None:
         """The transaction is over."""
-        if self.tainted and committed:
+        if self.tainted and committed and self._made:
             self.distrust("a SET and a rollback to a savepoint")
         elif committed:
             for name, value in self._pending:
@@ -304,6 +307,7 @@ class Context:
         elif len(name) + len(value or "") > MAX_SETTING:
             self.distrust("a setting of an absurd length")
         else:
+            self._made = True
             self._pending.append((name, value))
 
     def _apply(self, name: str, value: str | None) -> None:
