@@ -106,13 +106,14 @@ async def test_a_user_needs_no_more_than_the_documentation_says(own_redis: Redis
         c.execute_command("ACL", "SETUSER", "pgloupe", "on", ">s3cret/@", *ACL.split())
         c.execute_command("ACL", "SETUSER", "default", "off")
     login = "pgloupe:" + quote("s3cret/@", safe="")
-    async with started(redis_url=own_redis.url.replace("//", f"//{login}@")) as cache:
+    url = own_redis.url.replace("//", f"//{login}@")
+    async with started(redis_url=url, redis_timeout_s=10.0) as cache:
         assert await used(cache)
         assert cache._shared is not None
         assert cache._shared._server  # INFO was allowed
         await write(cache, "author")
         assert await answer(cache, read("a")) is None
-        assert cache.statistics()["redis_errors"] == 0
+        assert cache.statistics()["redis_errors"] == 0, cache._shared.last_error
     assert "username-password" in await refusal(own_redis.url.replace("//", "//pgloupe:wrong@"))
     assert "Authentication required" in await refusal(own_redis.url)
 

@@ -155,6 +155,10 @@ class FaultProxy:
             await asyncio.gather(up, down)
         except OSError:
             reset(writers)
+        except asyncio.CancelledError:
+            for each in writers:  # what a side that stands still has not taken would keep it open
+                each.transport.abort()
+            raise
         finally:
             for each in writers:  # all before the first wait, which the end of the proxy may cancel
                 each.close()

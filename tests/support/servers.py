@@ -151,7 +151,9 @@ class Postgres:
     def drop_database(self, name_or_url: str) -> None:
         """Drop a database, ending the sessions that are still in it. One that is not there does no harm."""
         name = unquote(urlsplit(name_or_url).path[1:]) if "://" in name_or_url else name_or_url
-        self._execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+        # the server's own processes, such as autovacuum's, end for a superuser alone
+        statement = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
+        self._execute(statement, self.superuser_url)
 
     def drop_all(self) -> None:
         for name in self._made:
@@ -161,8 +163,8 @@ class Postgres:
         login = f"{quote(user, safe='')}:{quote(password, safe='')}"
         return f"postgresql://{login}@{self.host}:{self.port}/{quote(database, safe='')}"
 
-    def _execute(self, statement: sql.Composed) -> None:
-        with psycopg.connect(self.url, autocommit=True) as connection:
+    def _execute(self, statement: sql.Composed, url: str | None = None) -> None:
+        with psycopg.connect(url or self.url, autocommit=True) as connection:
             connection.execute(statement)
 
 

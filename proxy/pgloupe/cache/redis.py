@@ -262,7 +262,7 @@ class RedisLink:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await connection.disconnect(nowait=True)
+            await connection.disconnect()
 
     async def _read(self, connection: Any) -> None:
         try:

@@ -29,6 +29,8 @@ Raise: TypeAlias = Callable[[frozenset[str] | None, str], Awaitable[None]]
 nobody is answered from before any more."""
 
 RETRY_S: Final = 0.1
+_LOOK_S: Final = 0.05
+"""So long after the stream is too late it is looked at, that it surely is."""
 MOST_RETRY_S: Final = 10.0
 
 
@@ -157,7 +159,7 @@ class ChangeStream:
     async def _read(self, slot: Slot, raise_versions: Raise) -> bool:
         """One reading. True if there is more."""
         loop = asyncio.get_running_loop()
-        timer = loop.call_later(max(0.0, self._max_lag_s - self.lag_s), self._look)
+        timer = loop.call_later(max(0.0, self._max_lag_s - self.lag_s) + _LOOK_S, self._look)
         try:
             poll = await slot.poll()
             self.changes += poll.changes

@@ -37,6 +37,32 @@ _NODES_LIMIT: Final = 64
 _REDIRECTION: Final = re.compile(r"(?:MOVED )?\d+ (\S*):(\d{1,5})")
 
 
+class _Abrupt:
+    """Closes at once, and whoever asks for it. A server that stands still would keep the socket open for as long as it has not
+    taken what was written, or not answered the end of TLS."""
+
+    _writer: Any
+
+    async def disconnect(self, *_: Any, **kwargs: Any) -> None:
+        writer = self._writer
+        kwargs.pop("nowait", None)
+        await super().disconnect(nowait=True, **kwargs)  # type: ignore[misc]  # that of the connection beside it
+        if writer is not None:
+            writer.transport.abort()
+
+
+class _Tcp(_Abrupt, Connection):
+    pass
+
+
+class _Tls(_Abrupt, SSLConnection):
+    pass
+
+
+class _Unix(_Abrupt, UnixDomainSocketConnection):
+    pass
+
+
 class Topology:
     """Makes connections to the server that has `key`. Raises ValueError for a file of the URL that cannot be read."""
 
@@ -122,7 +148,7 @@ class Topology:
                 pass  # an ACL may allow the one and not the other
             return epoch, Address(found[0].decode(), int(found[1]))
         finally:
-            await connection.disconnect(nowait=True)
+            await connection.disconnect()
 
     async def _dial_master(self, address: Address) -> Any:
         connection = await self._dial(address)
@@ -132,10 +158,10 @@ class Topology:
         except ResponseError:
             return connection  # not allowed to ask: a replica refuses the first write
         except BaseException:
-            await connection.disconnect(nowait=True)
+            await connection.disconnect()
             raise
         if not isinstance(role, list) or role[:1] != [b"master"]:
-            await connection.disconnect(nowait=True)
+            await connection.disconnect()
             raise RedisError(f"{address} is named by the sentinels and is no master yet")
         return connection
 
@@ -160,7 +186,7 @@ class Topology:
             await connection.connect()
             return self._masters(await _ask(connection, "CLUSTER", "SLOTS"), node)
         finally:
-            await connection.disconnect(nowait=True)
+            await connection.disconnect()
 
     def _masters(self, slots: Any, asked: Address) -> Address | None:
         """Remember the masters; the one of our slot. A reply that makes no sense says nothing."""
@@ -204,7 +230,7 @@ class Topology:
             async with asyncio.timeout(CONNECT_S):
                 await connection.connect()
         except BaseException:
-            await connection.disconnect(nowait=True)
+            await connection.disconnect()
             raise
         self.address = address
         return connection
@@ -223,12 +249,12 @@ class Topology:
             "health_check_interval": 0,
         }
         if address is None:
-            return UnixDomainSocketConnection(path=url.path, **options)
+            return _Unix(path=url.path, **options)
         options |= {"host": address.host, "port": address.port}
         tls = url.tls
         if tls is None:
-            return Connection(**options)
-        return SSLConnection(
+            return _Tcp(**options)
+        return _Tls(
             ssl_ca_certs=tls.ca_certs or None,
             ssl_certfile=tls.certfile or None,
             ssl_keyfile=tls.keyfile or tls.certfile or None,
